@@ -1,0 +1,69 @@
+"""What a method's file offers, and the parts it is built from."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from fedjax_ls.models.base import Model
+from fedjax_ls.models.submodels import Submodels
+from fedjax_ls.round import Algorithm, Sampler
+
+
+class Parts(NamedTuple):
+  """What every method is built from.
+
+  Attributes:
+    model: the network and its loss.
+    sampler: who takes part.
+    unroll: local steps unrolled into one loop body.
+    submodels: the slim versions of `model`, one a tier; None when every
+      client trains all of it.
+  """
+
+  model: Model
+  sampler: Sampler
+  unroll: int = 1
+  submodels: Submodels | None = None
+
+
+class Identity(NamedTuple):
+  """A special case in which one method is exactly another.
+
+  It holds with everybody taking part, for any data and model.
+
+  Attributes:
+    settings: the method's settings in that case.
+    other: name of the method it then equals.
+    other_settings: that method's settings.
+    client: fields of `hyper.client` that the case needs.
+    server: fields of `hyper.server` that the case needs.
+  """
+
+  settings: Any
+  other: str
+  other_settings: Any
+  client: dict[str, Any] = {}  # noqa: RUF012
+  server: dict[str, Any] = {}  # noqa: RUF012
+
+
+class Method(NamedTuple):
+  """A method of federated learning; each file defines one as `METHOD`.
+
+  Attributes:
+    name: what the command line calls it; the file's name.
+    settings: dataclass of its numbers, decorated with `hyper.traced`.
+    build: `(settings, Parts) -> Algorithm`; reads structure only, never a
+      number: those come with `hyper.method`.
+    references: the papers, one a line.
+    toy: settings for the contract test.
+    identity: a special case that is another method; None for FedAvg, which
+      the others come down to.
+    needs_submodels: whether `Parts.submodels` must be given.
+  """
+
+  name: str
+  settings: type
+  build: Callable[[Any, Parts], Algorithm]
+  references: tuple[str, ...]
+  toy: Any
+  identity: Identity | None
+  needs_submodels: bool = False

@@ -1,0 +1,169 @@
+"""How good a model is: on a central test set, and client by client."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_ls.data.federation import Federation
+from fedjax_ls.models.base import Model
+from fedjax_ls.round import Algorithm, Ctx, State
+
+Array = jax.Array
+Tree = Any
+
+
+def evaluate(
+  algorithm: Algorithm,
+  model: Model,
+  hyper,
+  state: State,
+  federation: Federation,
+  test: Federation,
+  *,
+  batch_size: int = 1024,
+) -> dict[str, Array]:
+  """Judges the current model; pure, meant to be jitted.
+
+  A method with one global model is judged on all test examples.  A method
+  whose clients use models of their own is judged on each client's part of the
+  test examples with that client's model, chosen from its training data.
+
+  Args:
+    algorithm: the method.
+    model: the network, its loss and metrics.
+    hyper: the method's numbers.
+    state: the run.
+    federation: the training data.
+    test: the test data and each client's part of them; clients may be empty.
+    batch_size: examples evaluated at a time.
+
+  Returns:
+    `{name: scalar}`: `loss` and each of the model's metrics, the mean over
+    the test examples (with models of their own: over the clients' parts);
+    and, over the clients that have test examples, the metric's
+    `client_mean`, `client_std`, `client_worst10` and `client_best10` (means
+    of the worst and the best tenth, rounded up) with the metric's name in
+    front, and `clients_left_out`, the number of clients without any.
+  """
+  if algorithm.personal is None:
+    params, stats = algorithm.model(state.server)
+    values = per_example(model, params, stats, test.x, test.y, batch_size)
+    means = {k: jnp.mean(v) for k, v in values.items()}
+    own = {k: _client_means(v, test) for k, v in values.items()}
+  else:
+    own = _personal(
+      algorithm, model, hyper, state, federation, test, batch_size
+    )
+    share = test.size / jnp.maximum(jnp.sum(test.size), 1)
+    means = {k: jnp.sum(share * v) for k, v in own.items()}
+  for name in own:
+    if name != 'loss':
+      spread = spread_over_clients(own[name], test.size > 0)
+      means |= {f'{name}/{key}': value for key, value in spread.items()}
+  means['clients_left_out'] = jnp.sum(test.size == 0)
+  return means
+
+
+def per_example(
+  model: Model, params: Tree, stats: Tree, x: Array, y: Array, batch_size: int
+) -> dict[str, Array]:
+  """Loss and metrics of every example, `{name: [N]}`, in evaluation mode."""
+  batch_size = min(batch_size, len(x))
+  batches = math.ceil(len(x) / batch_size)
+  rows = jnp.arange(batches * batch_size).reshape(batches, batch_size)
+
+  def one(rows):
+    return _metrics(model, params, stats, x, y, jnp.minimum(rows, len(x) - 1))
+
+  values = jax.lax.map(one, rows)
+  return {k: v.reshape(-1)[: len(x)] for k, v in values.items()}
+
+
+def spread_over_clients(values: Array, present: Array) -> dict[str, Array]:
+  """How a metric spreads over clients.
+
+  Args:
+    values: `[C]`.
+    present: `[C]`, False for clients that do not count.
+
+  Returns:
+    `client_mean`, `client_std` (of the population), `client_worst10` and
+    `client_best10`; NaN when no client counts.
+
+  >>> spread = spread_over_clients(
+  ...   jnp.array([0.2, 0.8, 0.0]), jnp.array([True, True, False]))
+  >>> {k: round(float(v), 3) for k, v in spread.items()}
+  ... # doctest: +NORMALIZE_WHITESPACE
+  {'client_mean': 0.5, 'client_std': 0.3, 'client_worst10': 0.2,
+   'client_best10': 0.8}
+  """
+  count = jnp.sum(present)
+  mean = jnp.sum(jnp.where(present, values, 0)) / count
+  variance = jnp.sum(jnp.where(present, (values - mean) ** 2, 0)) / count
+  tenth = -(-count // 10)
+  rank = jnp.arange(len(values))
+
+  def lowest(values):
+    ordered = jnp.sort(jnp.where(present, values, jnp.inf))
+    return jnp.sum(jnp.where(rank < tenth, ordered, 0)) / tenth
+
+  return {
+    'client_mean': mean,
+    'client_std': jnp.sqrt(variance),
+    'client_worst10': lowest(values),
+    'client_best10': -lowest(-values),
+  }
+
+
+def _metrics(model, params, stats, x, y, rows) -> dict[str, Array]:
+  outputs, _ = model.apply(params, stats, x[rows])
+  return {
+    'loss': model.loss(outputs, y[rows]),
+    **model.metrics(outputs, y[rows]),
+  }
+
+
+def _client_means(values: Array, test: Federation) -> Array:
+  """Mean of `values[N]` over each client's rows, `[C]`; 0 without rows."""
+  own = jnp.arange(test.index.shape[1]) < test.size[:, None]
+  total = jnp.sum(jnp.where(own, values[test.index], 0), axis=1)
+  return total / jnp.maximum(test.size, 1)
+
+
+def _personal(algorithm, model, hyper, state, federation, test, batch_size):
+  """Each client's means with its own model, `{name: [C]}`."""
+  batch_size = min(batch_size, test.index.shape[1])
+
+  def client(args):
+    own, rows, size = args
+    state_of_client, train_rows, train_size, labels, tier = own
+    ctx = Ctx(
+      state.server, state_of_client, (), federation.x, federation.y,
+      train_rows, train_size, labels, tier, jax.random.key(0), state.round,
+    )  # fmt: skip
+    params, stats = algorithm.personal(hyper, ctx)
+
+    def step(i, total):
+      at = i * batch_size + jnp.arange(batch_size)
+      mine = rows[jnp.minimum(at, len(rows) - 1)]
+      values = _metrics(model, params, stats, test.x, test.y, mine)
+      return {
+        k: total[k] + jnp.sum(jnp.where(at < size, v, 0))
+        for k, v in values.items()
+      }
+
+    shapes = jax.eval_shape(
+      lambda: _metrics(model, params, stats, test.x, test.y, rows[:1])
+    )
+    zeros = {k: jnp.zeros((), v.dtype) for k, v in shapes.items()}
+    batches = -(-size // batch_size)
+    total = jax.lax.fori_loop(0, batches, step, zeros)
+    return {k: v / jnp.maximum(size, 1) for k, v in total.items()}
+
+  own = (
+    state.clients, federation.index, federation.size, federation.labels,
+    federation.tier,
+  )  # fmt: skip
+  return jax.lax.map(client, (own, test.index, test.size))

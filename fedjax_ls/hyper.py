@@ -1,0 +1,136 @@
+"""Settings that are pytrees: numbers are traced, structure is static.
+
+A settings dataclass decorated with `traced` has its `float` fields as leaves
+and all others (ints, strings, bools, tuples) as static structure.  A sweep
+over numbers stacks the leaves and never recompiles; changing structure gives
+another program.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+T = TypeVar('T')
+
+
+def traced(cls: type[T]) -> type[T]:
+  """Registers a dataclass as a pytree whose leaves are its float fields.
+
+  Args:
+    cls: a dataclass; fields annotated `float` become leaves, all others must
+      be hashable and become part of the tree's structure.
+
+  Returns:
+    `cls` itself.
+  """
+  fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+  numbers = [f.name for f in fields if f.type is float]
+  structure = [f.name for f in fields if f.type is not float]
+  return jax.tree_util.register_dataclass(cls, numbers, structure)
+
+
+@traced
+@dataclasses.dataclass
+class Client:
+  """What a client does in a round.
+
+  Attributes:
+    learning_rate: step size of round 0, > 0.
+    schedule: `constant`, `exponential` (`decay ** round`), `cosine` (to zero
+      at `horizon` rounds) or `step` (times `decay` at each of `milestones`).
+    decay: factor of the exponential and step schedules, in (0, 1].
+    horizon: rounds of the cosine schedule.
+    milestones: rounds at which the step schedule decays.
+    optimizer: `sgd`, `momentum` or `adam`; its state is new every round.
+    momentum: of `momentum`, in [0, 1).
+    weight_decay: added to the gradient times the weights, >= 0.
+    clip: whether to clip the gradient's global norm at `clip_norm`.
+    clip_norm: largest global norm of a gradient, > 0.
+    batch_size: examples a step.
+    unit: what `amount` counts, `steps` or `epochs`.
+    amount: local steps or epochs a round.
+    last_batch: an epoch's short last batch is `masked` or `dropped`.
+  """
+
+  learning_rate: float = 0.1
+  schedule: str = 'constant'
+  decay: float = 1.0
+  horizon: int = 0
+  milestones: tuple[int, ...] = ()
+  optimizer: str = 'sgd'
+  momentum: float = 0.9
+  weight_decay: float = 0.0
+  clip: bool = False
+  clip_norm: float = 10.0
+  batch_size: int = 32
+  unit: str = 'steps'
+  amount: int = 10
+  last_batch: str = 'masked'
+
+
+@traced
+@dataclasses.dataclass
+class Server:
+  """How the server uses what arrives.
+
+  Attributes:
+    optimizer: `sgd`, `momentum`, `damped_momentum`, `adagrad`, `adam` or
+      `yogi`, on the pseudo-gradient (server minus mean of clients).
+    learning_rate: server step size; 1 with `sgd` is the plain average.
+    momentum: of the two momentum optimizers, in [0, 1).
+    b1: first-moment decay of the adaptive optimizers, in [0, 1).
+    b2: second-moment decay of `adam` and `yogi`, in [0, 1).
+    tau: added to the root of the second moment, > 0.
+    v0: initial second moment, >= 0.
+    bias_correction: divide moments by `1 - b ** t`; the paper does not.
+    weights: clients count by `size` (n_k) or `uniform`.
+  """
+
+  optimizer: str = 'sgd'
+  learning_rate: float = 1.0
+  momentum: float = 0.9
+  b1: float = 0.9
+  b2: float = 0.99
+  tau: float = 1e-3
+  v0: float = 0.0
+  bias_correction: bool = False
+  weights: str = 'size'
+
+
+class Hyper(NamedTuple):
+  """All settings a round reads; `method` is the method's own dataclass."""
+
+  client: Client
+  server: Server
+  method: Any
+
+
+def learning_rate(client: Client, round: jax.Array) -> jax.Array:
+  """The client learning rate of a round, traced in both arguments.
+
+  Raises:
+    ValueError: `client.schedule` is unknown.
+
+  >>> float(learning_rate(Client(0.5, 'exponential', decay=0.5), 2))
+  0.125
+  """
+  match client.schedule:
+    case 'constant':
+      factor = jnp.ones(())
+    case 'exponential':
+      factor = client.decay ** jnp.asarray(round, float)
+    case 'cosine':
+      share = jnp.minimum(round / client.horizon, 1.0)
+      factor = 0.5 * (1.0 + jnp.cos(jnp.pi * share))
+    case 'step':
+      milestones = jnp.asarray(client.milestones, int)
+      passed = jnp.sum(round >= milestones)
+      factor = client.decay ** passed.astype(float)
+    case _:
+      raise ValueError(
+        f'client.schedule is {client.schedule!r}; use constant, exponential, '
+        'cosine or step.'
+      )
+  return client.learning_rate * factor

@@ -1,0 +1,311 @@
+"""What a client does: local SGD, and the gradient over all its examples."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedjax_ls import server, shuffle
+from fedjax_ls.hyper import Client, Hyper, learning_rate
+from fedjax_ls.losses import Term, View, model_loss
+from fedjax_ls.models.base import Model, Width
+from fedjax_ls.round import Ctx, Upload, Weighted
+
+Array = jax.Array
+Tree = Any
+
+_SHUFFLE, _NOISE = 0, 1  # purposes that a client's key is folded with
+
+
+class Start(NamedTuple):
+  """Where local training begins.
+
+  Attributes:
+    params: parameters of the first step.
+    stats: the model's statistics.
+    extra: keyword arguments of the client's optax chain on every step.
+    width: share of the channels in use, None for all.
+    kept: what `finish` wants to know again.
+  """
+
+  params: Tree
+  stats: Tree
+  extra: dict[str, Tree] = {}  # noqa: RUF012
+  width: Width | None = None
+  kept: Tree = ()
+
+
+class End(NamedTuple):
+  """What local training gives.
+
+  Attributes:
+    params: parameters after the last step.
+    stats: the model's statistics.
+    steps: number of steps taken.
+    loss: mean objective over the examples seen, before each step.
+    examples: number of examples seen, with repetition.
+  """
+
+  params: Tree
+  stats: Tree
+  steps: Array
+  loss: Array
+  examples: Array
+
+
+def local_sgd(
+  model: Model,
+  *,
+  terms: tuple[Term, ...] = (),
+  tx: Callable[[Hyper, Ctx], optax.GradientTransformation] | None = None,
+  start: Callable[[Hyper, Ctx], Start] | None = None,
+  finish: Callable[[Hyper, Ctx, Start, End], Upload] | None = None,
+  unroll: int = 1,
+) -> Callable[[Hyper, Ctx], Upload]:
+  """Builds the client of every SGD-type method.
+
+  The client starts at `start`, takes `hyper.client.amount` steps or epochs on
+  the model's loss plus the sum of `terms` with the chain `tx`, and uploads
+  what `finish` makes of it.
+
+  Args:
+    model: the network and its loss.
+    terms: loss terms added to the model's own loss.
+    tx: optax chain of a round; `hyper.client`'s optimizer by default.
+    start: where to begin; at the broadcast model by default.
+    finish: what to upload; the change of the model by default.
+    unroll: local steps unrolled into one loop body, when their number is
+      fixed.
+
+  Returns:
+    `client(hyper, ctx) -> Upload`.
+  """
+  terms = (model_loss(model), *terms)
+  tx = tx or optimizer
+  start = start or from_server
+  finish = finish or upload_change
+
+  def client(hyper: Hyper, ctx: Ctx) -> Upload:
+    begin = start(hyper, ctx)
+    chain = optax.with_extra_args_support(tx(hyper, ctx))
+
+    def step(i, carry):
+      params, stats, opt, loss, examples = carry
+      key = jax.random.fold_in(ctx.key, _SHUFFLE)
+      rows, mask = batch(hyper.client, ctx.rows, ctx.size, key, i)
+      noise = jax.random.fold_in(jax.random.fold_in(ctx.key, _NOISE), i)
+
+      def objective(params):
+        return _objective(
+          model, terms, hyper, ctx, params, stats, begin.width, rows, mask,
+          noise,
+        )  # fmt: skip
+
+      def grad_fn(params):
+        return jax.grad(objective, has_aux=True)(params)[0]
+
+      (value, stats), grads = jax.value_and_grad(objective, has_aux=True)(
+        params
+      )
+      updates, opt = chain.update(
+        grads, opt, params, value=value, grad_fn=grad_fn, **begin.extra
+      )
+      params = optax.apply_updates(params, updates)
+      count = jnp.sum(mask).astype(value.dtype)
+      return params, stats, opt, loss + count * value, examples + count
+
+    steps = num_steps(hyper.client, ctx.size)
+    opt = chain.init(begin.params)
+    zero = _zero_like(begin.params)
+    carry = (begin.params, begin.stats, opt, zero, zero)
+    params, stats, _, loss, examples = _loop(steps, step, carry, unroll)
+    loss = loss / jnp.maximum(examples, 1)
+    steps = jnp.asarray(steps, examples.dtype)
+    return finish(hyper, ctx, begin, End(params, stats, steps, loss, examples))
+
+  return client
+
+
+def full_gradient(
+  model: Model, hyper: Hyper, ctx: Ctx, params: Tree, stats: Tree
+) -> tuple[Tree, Array]:
+  """Gradient and mean of the model's loss over all of a client's examples.
+
+  Reads the rows in order, `hyper.client.batch_size` at a time.
+
+  Returns:
+    The gradient, shaped like `params`, and the scalar loss.
+  """
+  terms = (model_loss(model),)
+
+  def step(i, carry):
+    loss, total = carry
+    rows, mask = _in_order(hyper.client.batch_size, ctx, i)
+    (value, _), grads = jax.value_and_grad(
+      lambda p: _objective(
+        model, terms, hyper, ctx, p, stats, None, rows, mask, ctx.key
+      ),
+      has_aux=True,
+    )(params)
+    count = jnp.sum(mask).astype(value.dtype)
+    total = jax.tree.map(lambda t, g: t + count * g, total, grads)
+    return loss + count * value, total
+
+  carry = (_zero_like(params), optax.tree.zeros_like(params))
+  loss, total = jax.lax.fori_loop(0, _num_batches(hyper, ctx), step, carry)
+  size = jnp.maximum(ctx.size, 1)
+  return jax.tree.map(lambda t: t / size.astype(t.dtype), total), loss / size
+
+
+def full_loss(
+  model: Model, hyper: Hyper, ctx: Ctx, params: Tree, stats: Tree
+) -> Array:
+  """Mean of the model's loss over all of a client's examples, in eval mode."""
+
+  def step(i, loss):
+    rows, mask = _in_order(hyper.client.batch_size, ctx, i)
+    outputs, _ = model.apply(params, stats, ctx.x[rows], mask=mask)
+    return loss + jnp.sum(jnp.where(mask, model.loss(outputs, ctx.y[rows]), 0))
+
+  batches = _num_batches(hyper, ctx)
+  total = jax.lax.fori_loop(0, batches, step, _zero_like(params))
+  return total / jnp.maximum(ctx.size, 1)
+
+
+def optimizer(hyper: Hyper, ctx: Ctx) -> optax.GradientTransformation:
+  """The client optimizer of a round, from `hyper.client`.
+
+  Order: clip the gradient, add weight decay, momentum or Adam, learning rate.
+
+  Raises:
+    ValueError: `client.optimizer` is unknown.
+  """
+  client = hyper.client
+  links = [
+    optax.clip_by_global_norm(client.clip_norm)
+    if client.clip
+    else optax.identity(),
+    optax.add_decayed_weights(client.weight_decay),
+  ]
+  match client.optimizer:
+    case 'sgd':
+      pass
+    case 'momentum':
+      links.append(optax.trace(client.momentum))
+    case 'adam':
+      links.append(optax.scale_by_adam())
+    case _:
+      raise ValueError(
+        f'client.optimizer is {client.optimizer!r}; use sgd, momentum or adam.'
+      )
+  rate = learning_rate(client, ctx.round)
+  return optax.chain(*links, optax.scale_by_learning_rate(rate))
+
+
+def from_server(hyper: Hyper, ctx: Ctx) -> Start:
+  """Starts at the broadcast model."""
+  del hyper
+  return Start(ctx.message.params, ctx.message.stats)
+
+
+def upload_change(hyper: Hyper, ctx: Ctx, begin: Start, end: End) -> Upload:
+  """Uploads end minus server, and the statistics, with the client's weight."""
+  del begin
+  weight = server.client_weight(hyper, ctx)
+  change = optax.tree.sub(end.params, ctx.message.params)
+  return Upload(
+    summed={
+      'delta': Weighted(change, weight),
+      'stats': Weighted(end.stats, weight),
+    },
+    metrics=train_loss(end),
+  )
+
+
+def train_loss(end: End) -> dict[str, Weighted]:
+  """The local objective, averaged over the examples that clients see."""
+  return {'train/loss': Weighted(end.loss, end.examples)}
+
+
+def num_steps(client: Client, size: Array) -> int | Array:
+  """Local steps of a client with `size` examples; 0 for a dead slot's epochs.
+
+  Raises:
+    ValueError: `client.unit` is unknown.
+  """
+  match client.unit:
+    case 'steps':
+      return client.amount
+    case 'epochs':
+      return client.amount * _steps_per_epoch(client, size)
+  raise ValueError(f'client.unit is {client.unit!r}; use steps or epochs.')
+
+
+def batch(
+  client: Client, rows: Array, size: Array, key: Array, step: Array
+) -> tuple[Array, Array]:
+  """Rows and mask of a local step.
+
+  Epochs follow one another, each a new permutation of the client's rows cut
+  into batches; the last one is short (masked) or left out.
+
+  Returns:
+    `rows[B]` and `mask[B]`.
+  """
+  per_epoch = jnp.maximum(_steps_per_epoch(client, size), 1)
+  epoch = jax.random.fold_in(key, step // per_epoch)
+  position = step % per_epoch * client.batch_size
+  position = position + jnp.arange(client.batch_size)
+  mask = position < size
+  size = jnp.maximum(size, 1)
+  where = shuffle.permute(epoch, jnp.minimum(position, size - 1), size)
+  return rows[where], mask
+
+
+def _steps_per_epoch(client: Client, size: Array) -> Array:
+  match client.last_batch:
+    case 'masked':
+      return -(-size // client.batch_size)
+    case 'dropped':
+      return size // client.batch_size
+  raise ValueError(
+    f'client.last_batch is {client.last_batch!r}; use masked or dropped.'
+  )
+
+
+def _objective(model, terms, hyper, ctx, params, stats, width, rows, mask, key):
+  """Sum of the loss terms on a batch, and the new statistics."""
+  outputs, stats = model.apply(
+    params, stats, ctx.x[rows], train=True, mask=mask, key=key, width=width
+  )
+  view = View(outputs, ctx.y[rows], mask, params, ctx)
+  value = terms[0](hyper, view)
+  for term in terms[1:]:
+    value = value + term(hyper, view)
+  return value, stats
+
+
+def _num_batches(hyper: Hyper, ctx: Ctx) -> Array:
+  return -(-ctx.size // hyper.client.batch_size)
+
+
+def _in_order(batch_size: int, ctx: Ctx, i: Array) -> tuple[Array, Array]:
+  position = i * batch_size + jnp.arange(batch_size)
+  mask = position < ctx.size
+  return ctx.rows[jnp.where(mask, position, 0)], mask
+
+
+def _loop(steps, step, carry, unroll: int):
+  """A scan when the number of steps is fixed, else a loop that stops early."""
+  if isinstance(steps, int):
+    body = lambda c, i: (step(i, c), None)  # noqa: E731
+    return jax.lax.scan(body, carry, jnp.arange(steps), unroll=unroll)[0]
+  return jax.lax.fori_loop(0, steps, step, carry)
+
+
+def _zero_like(tree: Tree) -> Array:
+  """A zero of the parameters' type, varying over the mesh as they do."""
+  leaf = jax.tree.leaves(tree)[0]
+  return jnp.zeros_like(leaf, shape=())

@@ -1,0 +1,485 @@
+"""One round of federated learning, vectorized over clients.
+
+Axes: K cohort, C clients, N examples, L rows of the largest client, S local
+steps, B batch, M models, Y classes, D features.
+
+A round samples a cohort, then runs the algorithm's phases.  A phase broadcasts
+a message, maps a pure function over the clients (chunks of `vmap` inside a
+`scan`, the chunks sharded over devices), reduces what they upload, and lets
+the server act on it:
+
+  sample ids[K] -> (broadcast -> client x K -> weighted sums -> server) x phases
+
+Dead slots of a cohort (fewer clients available than K) carry the id C: they
+weigh nothing and their states fall off the end when written back.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_ls import debug
+from fedjax_ls.data.federation import Federation
+
+Array = jax.Array
+Tree = Any
+
+
+class Ctx(NamedTuple):
+  """All that one client sees in a phase.
+
+  Attributes:
+    message: what the server broadcast.
+    state: this client's own state, kept between rounds.
+    carry: what this client's previous phase of this round left, `()` at first.
+    x: `[N, ...]` all examples; the client reads only its own `rows`.
+    y: `[N, ...]` their labels or targets.
+    rows: `[L]` row numbers of the client's examples, the first `size` valid.
+    size: number of examples, 0 for a dead slot.
+    labels: `[Y]` examples of each class.
+    tier: index of the client's resource tier.
+    key: random key of (round, client, phase).
+    round: number of the round, from 0.
+  """
+
+  message: Tree
+  state: Tree
+  carry: Tree
+  x: Array
+  y: Array
+  rows: Array
+  size: Array
+  labels: Array
+  tier: Array
+  key: Array
+  round: Array
+
+
+class Weighted(NamedTuple):
+  """A value to be averaged and what it counts for.
+
+  `weight` is a scalar, or a tree that is a prefix of `value`'s; its leaves
+  broadcast against the value's, so that a mask counts elements and a one-hot
+  vector over a leading axis of length 1 spreads a value over models.
+  """
+
+  value: Tree
+  weight: Tree
+
+
+class Upload(NamedTuple):
+  """All that one client gives back.
+
+  Attributes:
+    summed: named `Weighted` trees, reduced over the cohort.
+    stacked: small arrays, gathered to `[K, ...]` for rules that are no sum.
+    state: the client's new state, None to leave it.
+    carry: for this client's next phase, None to leave it.
+    metrics: named `Weighted` scalars, averaged until the next evaluation.
+  """
+
+  summed: dict[str, Weighted] = {}  # noqa: RUF012
+  stacked: Tree = ()
+  state: Tree = None
+  carry: Tree = None
+  metrics: dict[str, Weighted] = {}  # noqa: RUF012
+
+
+class Reduced(NamedTuple):
+  """`Upload.summed` over the cohort, each a dict of trees by name.
+
+  Attributes:
+    mean: sum of weight * value / sum of weight; 0 where nobody holds.
+    total: sum of weight * value.
+    held: whether the sum of weights is positive; broadcasts to the value.
+  """
+
+  mean: dict[str, Tree]
+  total: dict[str, Tree]
+  held: dict[str, Tree]
+
+
+class Cohort(NamedTuple):
+  """Who takes part: `ids[K]` (C for a dead slot), `size[K]` (0 for a dead
+  slot) and `population`, the number C of all clients."""
+
+  ids: Array
+  size: Array
+  population: int
+
+
+class Phase(NamedTuple):
+  """One exchange between server and clients.
+
+  Attributes:
+    broadcast: `(hyper, server, round) -> message`.
+    client: `(hyper, Ctx) -> Upload`, for one client.
+    server: `(hyper, server, Reduced, stacked[K, ...], Cohort) -> server`.
+  """
+
+  broadcast: Callable[[Any, Tree, Array], Tree]
+  client: Callable[[Any, Ctx], Upload]
+  server: Callable[[Any, Tree, Reduced, Tree, Cohort], Tree]
+
+
+class Sampler(NamedTuple):
+  """Who takes part in a round.
+
+  Attributes:
+    init: `(federation) -> state`.
+    sample: `(state, federation, key, round) -> (ids[K], state)`; live ids are
+      distinct, a dead slot is the number of clients.
+  """
+
+  init: Callable[[Federation], Tree]
+  sample: Callable[[Tree, Federation, Array, Array], tuple[Array, Tree]]
+
+
+class Algorithm(NamedTuple):
+  """A method: how it starts, its phases, and which model it is judged by.
+
+  Attributes:
+    init: `(hyper, key, federation) -> (server, client)`: the server's state
+      and the state that every client starts with (`()` for none).
+    phases: the exchanges of one round, in order.
+    sampler: who takes part.
+    model: `(server) -> (params, stats)`, the global model.
+    personal: `(hyper, Ctx) -> (params, stats)`, the model that a client uses,
+      with `ctx.message` the server's state; None if it is the global one.
+  """
+
+  init: Callable[[Any, Array, Federation], tuple[Tree, Tree]]
+  phases: tuple[Phase, ...]
+  sampler: Sampler
+  model: Callable[[Tree], tuple[Tree, Tree]]
+  personal: Callable[[Any, Ctx], tuple[Tree, Tree]] | None = None
+
+
+class State(NamedTuple):
+  """The whole run between two rounds; a checkpoint is this tree.
+
+  Attributes:
+    server: the server's state.
+    clients: `[C, ...]` states of all clients.
+    sampler: the sampler's state.
+    tally: sums of weight * value and of weights of the clients' metrics since
+      the last evaluation.
+    seed: of the training randomness.
+    round: rounds done.
+  """
+
+  server: Tree
+  clients: Tree
+  sampler: Tree
+  tally: dict[str, tuple[Array, Array]]
+  seed: Array
+  round: Array
+
+
+class Execution(NamedTuple):
+  """How the map over clients runs; never changes what it computes.
+
+  Attributes:
+    chunk: clients vectorized at a time, on each device.
+    mesh: `clients_mesh(devices)`, None for a single device.
+    debug: run client by client, unjitted, and name the one that fails.
+  """
+
+  chunk: int = 1
+  mesh: jax.sharding.Mesh | None = None
+  debug: bool = False
+
+
+def clients_mesh(devices: int) -> jax.sharding.Mesh:
+  """The mesh over the first `devices` devices that the clients spread over."""
+  auto = jax.sharding.AxisType.Auto
+  return jax.make_mesh(
+    (devices,), ('clients',), (auto,), devices=jax.devices()[:devices]
+  )
+
+
+# Which fields of Ctx differ between clients.
+_PER_CLIENT = Ctx(
+  message=None, state=0, carry=0, x=None, y=None, rows=0, size=0, labels=0,
+  tier=0, key=0, round=None,
+)  # fmt: skip
+
+
+def init(
+  algorithm: Algorithm, hyper, federation: Federation, key, seed
+) -> State:
+  """State before the first round.
+
+  Args:
+    algorithm: the method.
+    hyper: its numbers.
+    federation: the data.
+    key: random key of the initial parameters.
+    seed: integer seed of the training randomness (cohorts, batches, noise).
+  """
+  server, client = algorithm.init(hyper, key, federation)
+  population = len(federation.size)
+  clients = jax.tree.map(
+    lambda a: jnp.broadcast_to(a, (population, *jnp.shape(a))), client
+  )
+  state = State(
+    server,
+    clients,
+    algorithm.sampler.init(federation),
+    tally={},
+    seed=jnp.asarray(seed, jnp.uint32),
+    round=jnp.zeros((), jnp.int32),
+  )
+  shapes = jax.eval_shape(
+    lambda s: round_step(algorithm, hyper, federation, s)[1], state
+  )
+  tally = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+  return state._replace(tally=tally)
+
+
+def round_step(
+  algorithm: Algorithm,
+  hyper,
+  federation: Federation,
+  state: State,
+  execution: Execution = Execution(),  # noqa: B008
+) -> tuple[State, dict[str, tuple[Array, Array]]]:
+  """One round.
+
+  Returns:
+    The new state, and `{metric: (sum of weight * value, sum of weights)}` of
+    this round.
+  """
+  key = jax.random.fold_in(jax.random.key(state.seed), state.round)
+  sample_key, client_key = jax.random.split(key)
+  population = len(federation.size)
+  ids, sampler = algorithm.sampler.sample(
+    state.sampler, federation, sample_key, state.round
+  )
+  live = ids < population
+  cohort = Cohort(
+    ids, jnp.where(live, _gather(federation.size, ids), 0), population
+  )
+  server, clients = state.server, _gather(state.clients, ids)
+  carry: Tree = ()
+  report: dict[str, tuple[Array, Array]] = {}
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(client_key, ids)
+  # Phases count down, so that the last one, where training is, draws the same
+  # batches in every method.
+  for left, phase in zip(
+    reversed(range(len(algorithm.phases))), algorithm.phases, strict=True
+  ):
+    ctx = Ctx(
+      message=phase.broadcast(hyper, server, state.round),
+      state=clients,
+      carry=carry,
+      x=federation.x,
+      y=federation.y,
+      rows=_gather(federation.index, ids),
+      size=cohort.size,
+      labels=_gather(federation.labels, ids),
+      tier=_gather(federation.tier, ids),
+      key=jax.vmap(jax.random.fold_in, (0, None))(keys, left),
+      round=state.round,
+    )
+    summed, metrics, (stacked, clients, carry) = _map_clients(
+      phase.client, hyper, ctx, ids, live, execution
+    )
+    server = phase.server(hyper, server, _reduce(summed), stacked, cohort)
+    report |= metrics
+  tally = {k: _add(v, report[k]) for k, v in state.tally.items()}
+  new = State(
+    server,
+    _scatter(state.clients, ids, clients),
+    sampler,
+    tally,
+    state.seed,
+    state.round + 1,
+  )
+  return new, report
+
+
+def run_rounds(
+  algorithm: Algorithm,
+  hyper,
+  federation: Federation,
+  state: State,
+  num_rounds,
+  execution: Execution = Execution(),  # noqa: B008
+) -> State:
+  """Runs `num_rounds` rounds (a traced integer) without leaving the device."""
+  if execution.debug:
+    for _ in range(int(num_rounds)):
+      state, _ = round_step(algorithm, hyper, federation, state, execution)
+    return state
+  return jax.lax.fori_loop(
+    0,
+    num_rounds,
+    lambda _, s: round_step(algorithm, hyper, federation, s, execution)[0],
+    state,
+  )
+
+
+def _gather(tree: Tree, ids: Array) -> Tree:
+  return jax.tree.map(lambda a: jnp.take(a, ids, axis=0, mode='clip'), tree)
+
+
+def _scatter(tree: Tree, ids: Array, new: Tree) -> Tree:
+  return jax.tree.map(lambda a, b: a.at[ids].set(b, mode='drop'), tree, new)
+
+
+def _add(a: Tree, b: Tree) -> Tree:
+  return jax.tree.map(jnp.add, a, b)
+
+
+def _sums(weighted: dict[str, Weighted], live: Array) -> dict[str, Tree]:
+  """{name: (tree of weight * value, tree of weights)} of one client."""
+
+  def product(w, v):
+    return jnp.where(w != 0, w * v, 0).astype(v.dtype)
+
+  sums = {}
+  for name, (value, weight) in weighted.items():
+    # A dead slot counts for nothing, whatever it uploads.
+    weight = jax.tree.map(lambda w: live * jnp.asarray(w, float), weight)
+    weight = jax.tree.broadcast(weight, value)
+    sums[name] = (jax.tree.map(product, weight, value), weight)
+  return sums
+
+
+def _reduce(sums: dict[str, Tree]) -> Reduced:
+  def mean(total, weight):
+    return total / jnp.where(weight > 0, weight, 1).astype(total.dtype)
+
+  return Reduced(
+    mean={k: jax.tree.map(mean, *v) for k, v in sums.items()},
+    total={k: total for k, (total, _) in sums.items()},
+    held={
+      k: jax.tree.map(lambda w: w > 0, weight)
+      for k, (_, weight) in sums.items()
+    },
+  )
+
+
+def _map_clients(client, hyper, ctx: Ctx, ids, live, execution: Execution):
+  """Runs `client` over the cohort and adds up what is to be summed.
+
+  Returns:
+    Sums of `Upload.summed`, sums of `Upload.metrics`, and the tuple of
+    stacked arrays, states and carries, `[K, ...]` in the cohort's order.
+  """
+
+  def one(hyper, ctx: Ctx, live: Array):
+    upload = client(hyper, ctx)
+    kept = (
+      upload.stacked,
+      ctx.state if upload.state is None else upload.state,
+      ctx.carry if upload.carry is None else upload.carry,
+    )
+    return _sums(upload.summed, live), _sums(upload.metrics, live), kept
+
+  if execution.debug:
+    outs = debug.each_client(partial(one, hyper), ctx, _PER_CLIENT, ids, live)
+    summed, metrics, kept = jax.tree.map(lambda *a: jnp.stack(a), *outs)
+    return *jax.tree.map(lambda a: a.sum(0), (summed, metrics)), kept
+
+  mesh = execution.mesh
+  devices = 1 if mesh is None else mesh.size
+  order = _by_size(ctx.size, devices, execution.chunk)
+  slots = jnp.clip(order, max=len(ids) - 1)
+  shared, own = _split(ctx)
+  own = _gather(own, slots)
+  live = jnp.where(order < len(ids), live[slots], False)
+
+  def run(hyper, shared, own, live):
+    return _chunks(partial(one, hyper), shared, own, live, execution.chunk)
+
+  run = run if mesh is None else _sharded(run, mesh)
+  summed, metrics, kept = run(hyper, shared, own, live)
+  back = jnp.argsort(order)[: len(ids)]
+  return summed, metrics, _gather(kept, back)
+
+
+def _by_size(size: Array, devices: int, chunk: int) -> Array:
+  """Order of the slots that puts alike sizes into one chunk.
+
+  Neighbours in size land on different devices, so that all get the same work;
+  values of `len(size)` and more are padding.
+  """
+  block = devices * chunk
+  padded = math.ceil(len(size) / block) * block
+  order = jnp.argsort(-size, stable=True)
+  order = jnp.concatenate([order, jnp.arange(len(size), padded)])
+  return order.reshape(-1, devices, chunk).swapaxes(0, 1).reshape(-1)
+
+
+def _split(ctx: Ctx) -> tuple[Ctx, Ctx]:
+  """What all clients share and what each has of its own; None elsewhere."""
+  pairs = list(zip(ctx, _PER_CLIENT, strict=True))
+  shared = Ctx(*(v if axis is None else None for v, axis in pairs))
+  own = Ctx(*(None if axis is None else v for v, axis in pairs))
+  return shared, own
+
+
+def _merge(shared: Ctx, own: Ctx) -> Ctx:
+  pairs = zip(shared, own, _PER_CLIENT, strict=True)
+  return Ctx(*(s if axis is None else o for s, o, axis in pairs))
+
+
+def _chunks(one, shared: Ctx, own: Ctx, live: Array, chunk: int):
+  """Scans over chunks of clients, each a `vmap`, with running sums."""
+
+  def block(own, live):
+    if chunk == 1:  # no batch axis: plain matmuls and real loop lengths
+      squeezed = jax.tree.map(lambda a: a[0], (own, live))
+      out = one(_merge(shared, squeezed[0]), squeezed[1])
+      return *out[:2], jax.tree.map(lambda a: a[None], out[2])
+    out = jax.vmap(lambda o, v: one(_merge(shared, o), v))(own, live)
+    return *jax.tree.map(lambda a: a.sum(0), out[:2]), out[2]
+
+  def step(sums, part):
+    *new, kept = block(*part)
+    return _add(sums, tuple(new)), kept
+
+  parts = jax.tree.map(
+    lambda a: a.reshape(-1, chunk, *a.shape[1:]), (own, live)
+  )
+  first = jax.tree.map(lambda a: a[0], parts)
+  if len(live) == chunk:
+    return block(*first)
+  shapes = jax.eval_shape(lambda p: block(*p)[:2], first)
+  zeros = jax.tree.map(_zeros, shapes)
+  sums, kept = jax.lax.scan(step, zeros, parts)
+  flat = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), kept)
+  return *sums, flat
+
+
+def _zeros(shape) -> Array:
+  """Zeros that vary over the same mesh axes as the values to be added."""
+  zeros = jnp.zeros(shape.shape, shape.dtype)
+  axes = tuple(getattr(shape, 'vma', ()))
+  return jax.lax.pcast(zeros, axes, to='varying') if axes else zeros
+
+
+def _sharded(run, mesh):
+  """`run` with its clients split over the mesh and its sums added up."""
+  replicated = jax.sharding.PartitionSpec()
+  split = jax.sharding.PartitionSpec('clients')
+
+  def local(hyper, shared, own, live):
+    # A gradient with respect to a replicated value would be summed over the
+    # devices, silently: make each device's copy its own.
+    hyper, shared = jax.lax.pcast((hyper, shared), 'clients', to='varying')
+    summed, metrics, kept = run(hyper, shared, own, live)
+    return *jax.lax.psum((summed, metrics), 'clients'), kept
+
+  return jax.shard_map(
+    local,
+    mesh=mesh,
+    in_specs=(replicated, replicated, split, split),
+    out_specs=(replicated, replicated, split),
+  )

@@ -1,0 +1,137 @@
+"""The server's side of a round: its state, its optimizer, what it sends."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedjax_ls import hyper as hyper_lib
+from fedjax_ls import transforms
+from fedjax_ls.models.base import Model
+from fedjax_ls.round import Ctx, Reduced
+
+Tree = Any
+
+
+class ServerState(NamedTuple):
+  """State of the server.
+
+  Attributes:
+    params: the global model's parameters.
+    stats: what is no parameter (BatchNorm's running statistics).
+    opt: state of the server optimizer.
+    extra: the method's own trees.
+  """
+
+  params: Tree
+  stats: Tree
+  opt: Tree
+  extra: Tree = ()
+
+
+class Message(NamedTuple):
+  """What a client receives: the model and the method's own trees."""
+
+  params: Tree
+  stats: Tree
+  extra: Tree = ()
+
+
+def start(
+  model: Model, hyper: hyper_lib.Hyper, key: jax.Array, extra: Tree = ()
+) -> ServerState:
+  """The server before the first round, with a newly initialized model."""
+  params, stats = model.init(key)
+  opt = optimizer(hyper.server).init(params)
+  return ServerState(params, stats, opt, extra)
+
+
+def send(hyper, server: ServerState, round) -> Message:
+  """Broadcasts the model and the method's own trees."""
+  del hyper, round
+  return Message(server.params, server.stats, server.extra)
+
+
+def global_model(server: ServerState) -> tuple[Tree, Tree]:
+  """The model that is evaluated: `(params, stats)`."""
+  return server.params, server.stats
+
+
+def client_weight(hyper: hyper_lib.Hyper, ctx: Ctx) -> jax.Array:
+  """What a client counts for: n_k or 1, by `server.weights`."""
+  match hyper.server.weights:
+    case 'size':
+      return ctx.size.astype(float)
+    case 'uniform':
+      return jnp.ones(())
+  raise ValueError(
+    f'server.weights is {hyper.server.weights!r}; use size or uniform.'
+  )
+
+
+def optimizer(server: hyper_lib.Server) -> optax.GradientTransformation:
+  """The server optimizer, on the pseudo-gradient.
+
+  Raises:
+    ValueError: `server.optimizer` is unknown.
+  """
+  match server.optimizer:
+    case 'sgd':
+      rule = optax.identity()
+    case 'momentum':
+      rule = optax.trace(server.momentum)
+    case 'damped_momentum':
+      rule = transforms.damped_trace(server.momentum)
+    case 'adagrad' | 'adam' | 'yogi' as name:
+      rule = transforms.adaptive(
+        name,
+        server.b1,
+        server.b2,
+        server.tau,
+        server.v0,
+        server.bias_correction,
+      )
+    case _:
+      raise ValueError(
+        f'server.optimizer is {server.optimizer!r}; use sgd, momentum, '
+        'damped_momentum, adagrad, adam or yogi.'
+      )
+  return optax.chain(rule, optax.scale_by_learning_rate(server.learning_rate))
+
+
+def step(
+  hyper: hyper_lib.Hyper,
+  server: ServerState,
+  reduced: Reduced,
+  delta: Tree = None,
+) -> ServerState:
+  """One step of the server optimizer along the clients' mean change.
+
+  Where no client holds an element, its parameter and its optimizer state stay
+  as they are: a zero pseudo-gradient would still move them under momentum.
+
+  Args:
+    hyper: settings; reads `hyper.server`.
+    server: the state.
+    reduced: with `delta` (change of the parameters) and `stats`.
+    delta: the change to use instead of the mean of `delta`.
+  """
+  held = reduced.held['delta']
+  delta = reduced.mean['delta'] if delta is None else delta
+  tx = optimizer(hyper.server)
+  updates, opt = tx.update(optax.tree.scale(-1, delta), server.opt)
+  params = optax.apply_updates(server.params, updates)
+  held_opt = optax.tree.map_params(
+    tx, lambda _, h: h, opt, held, transform_non_params=lambda _: True
+  )
+  return server._replace(
+    params=where(held, params, server.params),
+    opt=where(held_opt, opt, server.opt),
+    stats=where(reduced.held['stats'], reduced.mean['stats'], server.stats),
+  )
+
+
+def where(held: Tree, new: Tree, old: Tree) -> Tree:
+  """`new` where `held`, else `old`, leaf by leaf."""
+  return jax.tree.map(jnp.where, held, new, old)

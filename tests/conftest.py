@@ -1,0 +1,25 @@
+"""Strict settings for the whole suite."""
+
+import os
+import pathlib
+
+# Before JAX starts: several devices on one CPU, so that meshes are tested.
+os.environ['XLA_FLAGS'] = (
+  os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=4'
+)
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
+import jax
+import pytest
+
+_CACHE = pathlib.Path(__file__).parent.parent / '.cache' / 'jax-tests'
+jax.config.update('jax_compilation_cache_dir', str(_CACHE))
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+jax.config.update('jax_numpy_rank_promotion', 'allow')
+
+
+@pytest.fixture
+def x64():
+  """Runs the test in 64-bit precision."""
+  with jax.enable_x64(True):
+    yield

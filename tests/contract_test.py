@@ -1,0 +1,213 @@
+"""The contract that every method passes; methods are found by discovery."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedjax_ls import algorithms
+from fedjax_ls import round as round_lib
+from tests import oracles, toy
+
+NAMES = sorted(algorithms.METHODS)
+TIGHT = 1e-10
+every_method = pytest.mark.parametrize('name', NAMES)
+
+pytestmark = pytest.mark.usefixtures('x64')
+
+_PROGRAMS: dict = {}
+
+
+def problem_and_program(name):
+  """One compiled program a method, shared by the tests that can."""
+  if name not in _PROGRAMS:
+    p = toy.problem(name)
+    _PROGRAMS[name] = p, toy.program(p)
+  return _PROGRAMS[name]
+
+
+def after(name, cohorts=toy.COHORTS, rounds=3):
+  p, go = problem_and_program(name)
+  p = p.with_cohorts(cohorts)
+  return go(p.hyper, p.federation, p.state, rounds)
+
+
+def assert_close(a, b, tolerance=TIGHT):
+  jax.tree.map(
+    lambda u, v: np.testing.assert_allclose(
+      u, v, rtol=tolerance, atol=tolerance
+    ),
+    a,
+    b,
+  )
+
+
+def assert_equal(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def results(state):
+  return state.server, state.clients, state.tally
+
+
+@every_method
+def test_agrees_with_its_oracle(name):
+  p, _ = problem_and_program(name)
+  expected = oracles.ORACLES[name](p.with_cohorts(toy.COHORTS))
+  got = oracles.weights_of(after(name).server.params)
+  start = oracles.weights_of(p.state.server.params)
+  for n in range(2):
+    assert np.abs(got[n] - start[n]).max() > 1e-2
+    np.testing.assert_allclose(got[n], expected[n], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+  ('name', 'change'),
+  [('scaffold', {'option': 'gradient'}), ('ifca', {'option': 'gradients'})],
+)
+def test_options_agree_with_their_oracle(name, change):
+  settings = dataclasses.replace(algorithms.find(name).toy, **change)
+  p = toy.problem(name, settings)
+  got = oracles.weights_of(toy.run(p).server.params)
+  for a, b in zip(got, oracles.ORACLES[name](p), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+@every_method
+def test_is_its_identity(name):
+  identity = algorithms.find(name).identity
+  if identity is None:
+    pytest.skip('the others come down to it')
+  ours, theirs = (
+    toy.problem(n, s, identity.client, identity.server).with_cohorts(
+      toy.EVERYONE
+    )
+    for n, s in (
+      (name, identity.settings),
+      (identity.other, identity.other_settings),
+    )
+  )
+  got = oracles.weights_of(toy.run(ours).server.params)
+  expected = oracles.weights_of(toy.run(theirs).server.params)
+  for a, b in zip(got, expected, strict=True):
+    np.testing.assert_allclose(a.reshape(b.shape), b, rtol=TIGHT, atol=TIGHT)
+
+
+@every_method
+def test_rounds_and_numbers_share_one_trace(name):
+  p = toy.problem(name)
+  traces = []
+
+  def count(phase):
+    def client(hyper, ctx):
+      traces.append(1)
+      return phase.client(hyper, ctx)
+
+    return phase._replace(client=client)
+
+  phases = tuple(count(phase) for phase in p.algorithm.phases)
+  p = p._replace(algorithm=p.algorithm._replace(phases=phases))
+  go = toy.program(p)
+  state = go(p.hyper, p.federation, p.state, 1)
+  first = len(traces)
+  other = jax.tree.map(lambda a: a * 0.5, p.hyper)
+  for rounds in (1, 2):
+    state = go(other, p.federation, state, rounds)
+  assert len(traces) == first
+  assert go._cache_size() == 1
+
+
+@every_method
+def test_chunks_and_devices_change_nothing(name):
+  p, _ = problem_and_program(name)
+  expected = results(after(name))
+  mesh = round_lib.clients_mesh(4)
+  for execution in ({'chunk': 3}, {'chunk': 4}, {'mesh': mesh}):
+    assert_close(results(toy.run(p, **execution)), expected)
+
+
+@every_method
+def test_debug_mode_computes_the_same(name):
+  p, _ = problem_and_program(name)
+  go = round_lib.run_rounds
+  how = round_lib.Execution(debug=True)
+  got = go(p.algorithm, p.hyper, p.federation, p.state, 1, how)
+  assert_close(results(got), results(after(name, rounds=1)))
+
+
+@every_method
+def test_vmapped_sweep_is_single_runs(name):
+  p, go = problem_and_program(name)
+  factors = (0.3, 1.0)
+  points = [jax.tree.map(lambda a, f=f: a * f, p.hyper) for f in factors]
+  singles = [results(go(n, p.federation, p.state)) for n in points]
+  stacked = jax.tree.map(lambda *a: jnp.stack(a), *points)
+  sweep = jax.jit(jax.vmap(go, in_axes=(0, None, None)))
+  swept = results(sweep(stacked, p.federation, p.state))
+  assert_close(swept, jax.tree.map(lambda *a: jnp.stack(a), *singles))
+  rates = stacked.client.learning_rate
+  assert rates[0] != rates[1]
+
+
+@every_method
+def test_dead_slots_and_order_change_nothing(name):
+  d = toy.DEAD
+  short = np.array([[2, 5, 1, d], [d, 3, d, 4], [d, d, 0, 5]])
+  moved = np.array([[d, 1, 2, 5], [4, d, d, 3], [5, d, d, 0]])
+  assert_close(results(after(name, short)), results(after(name, moved)))
+  assert_close(results(after(name, toy.COHORTS[:, ::-1])), results(after(name)))
+
+
+@every_method
+def test_only_who_takes_part_changes_state(name):
+  cohorts = np.tile([1, 4, toy.DEAD, toy.DEAD], (3, 1))
+  p, _ = problem_and_program(name)
+  state = after(name, cohorts)
+  absent = np.array([0, 2, 3, 5])
+  assert_equal(
+    jax.tree.map(lambda a: a[absent], state.clients),
+    jax.tree.map(lambda a: a[absent], p.state.clients),
+  )
+
+
+@every_method
+@pytest.mark.parametrize('optimizer', ['momentum', 'adam'])
+def test_where_nobody_holds_nothing_moves(name, optimizer):
+  p = toy.problem(name, server={'optimizer': optimizer})
+  go = toy.program(p)
+  cohorts = np.array([[0, 1, 2, 3], [toy.DEAD] * 4, [toy.DEAD] * 4])
+  p = p.with_cohorts(cohorts)
+  once = go(p.hyper, p.federation, p.state, 1).server
+  thrice = go(p.hyper, p.federation, p.state, 3).server
+  assert_equal((once.params, once.stats), (thrice.params, thrice.stats))
+  moments = [a for a in jax.tree.leaves(once.opt) if a.ndim]
+  assert any(np.abs(m).max() > 0 for m in moments)
+  assert_equal(moments, [a for a in jax.tree.leaves(thrice.opt) if a.ndim])
+
+
+@every_method
+def test_stopping_between_rounds_changes_nothing(name):
+  p, go = problem_and_program(name)
+  state = p.state
+  for rounds in (1, 2):
+    state = go(p.hyper, p.federation, state, rounds)
+  assert_equal(results(state), results(after(name)))
+
+
+@every_method
+def test_loss_falls(name):
+  p, go = problem_and_program(name)
+  cohorts = np.concatenate([toy.COHORTS] * 5)
+  p = p.with_cohorts(cohorts)
+  first = go(p.hyper, p.federation, p.state, 1)
+  last = go(p.hyper, p.federation, p.state, 14)
+  last = last._replace(tally=p.state.tally)
+  last = go(p.hyper, p.federation, last, 1)
+
+  def loss(state):
+    total, weight = state.tally['train/loss']
+    return total / weight
+
+  assert loss(last) < 0.7 * loss(first)

@@ -1,0 +1,123 @@
+"""A tiny federated problem with everything that makes one hard.
+
+Six clients of 3 to 11 examples (no two alike), three classes, four features,
+epochs with a short last batch, momentum and weight decay, three tiers, and
+cohorts that are given as data, so that one program serves many tests.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_ls import algorithms, hyper
+from fedjax_ls import round as round_lib
+from fedjax_ls.data import Federation, federate
+from fedjax_ls.models import MLP, flax_model, width_submodels
+
+SIZES = (3, 11, 5, 8, 4, 9)
+DEAD = len(SIZES)
+COHORTS = np.array([[2, 0, 5, 1], [4, 3, 1, 5], [0, 5, 2, 3]])
+EVERYONE = np.tile(np.arange(len(SIZES)), (3, 1))
+CLIENT = hyper.Client(
+  learning_rate=0.1,
+  optimizer='momentum',
+  momentum=0.5,
+  weight_decay=0.01,
+  batch_size=4,
+  unit='epochs',
+  amount=2,
+)
+RATES = ('1', '1/2', '1/4')
+
+
+@functools.cache
+def federation() -> Federation:
+  """Gaussian blobs, one per class; client i has two of the three classes."""
+  random = np.random.RandomState(0)
+  total = sum(SIZES)
+  owner = np.repeat(np.arange(len(SIZES)), SIZES)
+  y = ((owner + random.randint(0, 2, total)) % 3).astype(np.int32)
+  x = random.randn(total, 4) + 2 * np.eye(3, 4)[y]
+  parts = [np.flatnonzero(owner == c) for c in range(len(SIZES))]
+  tier = np.arange(len(SIZES)) % len(RATES)
+  return federate(x, y, parts, num_classes=3, tier=tier)
+
+
+def net() -> MLP:
+  """Bias-free ReLU MLP 4-6-3 (42 weights)."""
+  return MLP(hidden=(6,), num_classes=3)
+
+
+def given() -> round_lib.Sampler:
+  """A sampler that reads the cohort of each round from its state `[R, K]`."""
+  return round_lib.Sampler(
+    init=lambda federation: jnp.asarray(COHORTS),
+    sample=lambda state, federation, key, round: (state[round], state),
+  )
+
+
+class Problem(NamedTuple):
+  """All that a run needs."""
+
+  algorithm: round_lib.Algorithm
+  hyper: hyper.Hyper
+  federation: Federation
+  state: round_lib.State
+
+  def with_cohorts(self, cohorts) -> 'Problem':
+    state = self.state._replace(sampler=jnp.asarray(cohorts))
+    return self._replace(state=state)
+
+
+def problem(name: str, settings=None, client=None, server=None) -> Problem:
+  """The toy problem for a method; fields of client and server by dict."""
+  method = algorithms.find(name)
+  settings = method.toy if settings is None else settings
+  numbers = jax.tree.map(
+    lambda a: jnp.asarray(a, float),
+    hyper.Hyper(
+      dataclasses.replace(CLIENT, **(client or {})),
+      dataclasses.replace(hyper.Server(), **(server or {})),
+      settings,
+    ),
+  )
+  data = jax.tree.map(jnp.asarray, federation())
+  example = data.x[:1]
+  rates = getattr(settings, 'rates', RATES)
+  parts = algorithms.Parts(
+    _default_float(flax_model(net(), example)),
+    given(),
+    submodels=width_submodels(net(), example, rates),
+  )
+  algorithm = method.build(settings, parts)
+  key = jax.random.key(1)
+  state = round_lib.init(algorithm, numbers, data, key, seed=0)
+  return Problem(algorithm, numbers, data, state)
+
+
+def program(p: Problem, **execution):
+  """`(hyper, federation, state, rounds) -> state`, compiled."""
+  how = round_lib.Execution(**execution)
+
+  def go(numbers, data, state, rounds=3):
+    return round_lib.run_rounds(p.algorithm, numbers, data, state, rounds, how)
+
+  return jax.jit(go)
+
+
+def run(p: Problem, rounds: int = 3, **execution) -> round_lib.State:
+  """The state after some rounds."""
+  return program(p, **execution)(p.hyper, p.federation, p.state, rounds)
+
+
+def _default_float(model):
+  """The model with parameters of the default float type (float64 in x64)."""
+
+  def init(key):
+    return jax.tree.map(lambda a: a.astype(float), model.init(key))
+
+  return model._replace(init=init)
