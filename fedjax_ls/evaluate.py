@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from fedjax_ls.data.federation import Federation
 from fedjax_ls.models.base import Model
-from fedjax_ls.round import Algorithm, Ctx, State
+from fedjax_ls.types import Algorithm, Ctx, State
 
 Array = jax.Array
 Tree = Any

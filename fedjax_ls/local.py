@@ -11,7 +11,7 @@ from fedjax_ls import server, shuffle
 from fedjax_ls.hyper import Client, Hyper, learning_rate
 from fedjax_ls.losses import Term, View, model_loss
 from fedjax_ls.models.base import Model, Width
-from fedjax_ls.round import Ctx, Upload, Weighted
+from fedjax_ls.types import Ctx, Upload, Weighted
 
 Array = jax.Array
 Tree = Any

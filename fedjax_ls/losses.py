@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_ls.models.base import Model, Outputs
-from fedjax_ls.round import Ctx
+from fedjax_ls.types import Ctx
 
 
 class View(NamedTuple):

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from fedjax_ls.round import Sampler
+from fedjax_ls.types import Sampler
 
 
 def everyone() -> Sampler:

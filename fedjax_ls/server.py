@@ -9,7 +9,7 @@ import optax
 from fedjax_ls import hyper as hyper_lib
 from fedjax_ls import transforms
 from fedjax_ls.models.base import Model
-from fedjax_ls.round import Ctx, Reduced
+from fedjax_ls.types import Ctx, Reduced
 
 Tree = Any
 

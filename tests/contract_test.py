@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_ls import algorithms
+from fedjax_ls import algorithms, types
 from fedjax_ls import round as round_lib
 from tests import oracles, toy
 
@@ -132,7 +132,7 @@ def test_chunks_and_devices_change_nothing(name):
 def test_debug_mode_computes_the_same(name):
   p, _ = problem_and_program(name)
   go = round_lib.run_rounds
-  how = round_lib.Execution(debug=True)
+  how = types.Execution(debug=True)
   got = go(p.algorithm, p.hyper, p.federation, p.state, 1, how)
   assert_close(results(got), results(after(name, rounds=1)))
 

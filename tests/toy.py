@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_ls import algorithms, hyper
+from fedjax_ls import algorithms, hyper, types
 from fedjax_ls import round as round_lib
 from fedjax_ls.data import Federation, federate
-from fedjax_ls.models import MLP, flax_model, width_submodels
+from fedjax_ls.models import MLP, Model, flax_model, width_submodels
 
 SIZES = (3, 11, 5, 8, 4, 9)
 DEAD = len(SIZES)
@@ -52,9 +52,19 @@ def net() -> MLP:
   return MLP(hidden=(6,), num_classes=3)
 
 
-def given() -> round_lib.Sampler:
+def model() -> Model:
+  """The net with parameters of the default float type (float64 in x64)."""
+  made = flax_model(net(), federation().x[:1])
+
+  def init(key):
+    return jax.tree.map(lambda a: a.astype(float), made.init(key))
+
+  return made._replace(init=init)
+
+
+def given() -> types.Sampler:
   """A sampler that reads the cohort of each round from its state `[R, K]`."""
-  return round_lib.Sampler(
+  return types.Sampler(
     init=lambda federation: jnp.asarray(COHORTS),
     sample=lambda state, federation, key, round: (state[round], state),
   )
@@ -63,10 +73,10 @@ def given() -> round_lib.Sampler:
 class Problem(NamedTuple):
   """All that a run needs."""
 
-  algorithm: round_lib.Algorithm
+  algorithm: types.Algorithm
   hyper: hyper.Hyper
   federation: Federation
-  state: round_lib.State
+  state: types.State
 
   def with_cohorts(self, cohorts) -> 'Problem':
     state = self.state._replace(sampler=jnp.asarray(cohorts))
@@ -89,7 +99,7 @@ def problem(name: str, settings=None, client=None, server=None) -> Problem:
   example = data.x[:1]
   rates = getattr(settings, 'rates', RATES)
   parts = algorithms.Parts(
-    _default_float(flax_model(net(), example)),
+    model(),
     given(),
     submodels=width_submodels(net(), example, rates),
   )
@@ -101,7 +111,7 @@ def problem(name: str, settings=None, client=None, server=None) -> Problem:
 
 def program(p: Problem, **execution):
   """`(hyper, federation, state, rounds) -> state`, compiled."""
-  how = round_lib.Execution(**execution)
+  how = types.Execution(**execution)
 
   def go(numbers, data, state, rounds=3):
     return round_lib.run_rounds(p.algorithm, numbers, data, state, rounds, how)
@@ -109,15 +119,24 @@ def program(p: Problem, **execution):
   return jax.jit(go)
 
 
-def run(p: Problem, rounds: int = 3, **execution) -> round_lib.State:
+def run(p: Problem, rounds: int = 3, **execution) -> types.State:
   """The state after some rounds."""
   return program(p, **execution)(p.hyper, p.federation, p.state, rounds)
 
 
-def _default_float(model):
-  """The model with parameters of the default float type (float64 in x64)."""
-
-  def init(key):
-    return jax.tree.map(lambda a: a.astype(float), model.init(key))
-
-  return model._replace(init=init)
+def ctx(p: Problem, client: int) -> types.Ctx:
+  """What a client sees in the first phase of round 0."""
+  data, state = p.federation, p.state
+  return types.Ctx(
+    message=p.algorithm.phases[0].broadcast(p.hyper, state.server, 0),
+    state=jax.tree.map(lambda a: a[client], state.clients),
+    carry=(),
+    x=data.x,
+    y=data.y,
+    rows=data.index[client],
+    size=data.size[client],
+    labels=data.labels[client],
+    tier=data.tier[client],
+    key=jax.random.key(client),
+    round=state.round,
+  )

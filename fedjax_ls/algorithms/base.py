@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from fedjax_ls.models.base import Model
 from fedjax_ls.models.submodels import Submodels
-from fedjax_ls.round import Algorithm, Sampler
+from fedjax_ls.types import Algorithm, Sampler
 
 
 class Parts(NamedTuple):

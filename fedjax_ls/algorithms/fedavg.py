@@ -6,7 +6,7 @@ from fedjax_ls import server
 from fedjax_ls.algorithms.base import Method, Parts
 from fedjax_ls.hyper import traced
 from fedjax_ls.local import local_sgd
-from fedjax_ls.round import Algorithm, Phase
+from fedjax_ls.types import Algorithm, Phase
 
 
 @traced

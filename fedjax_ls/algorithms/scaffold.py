@@ -10,7 +10,7 @@ from fedjax_ls.algorithms.base import Identity, Method, Parts
 from fedjax_ls.algorithms.fedavg import FedAvg
 from fedjax_ls.hyper import Hyper, learning_rate, traced
 from fedjax_ls.local import End, Start
-from fedjax_ls.round import (
+from fedjax_ls.types import (
   Algorithm,
   Cohort,
   Ctx,
