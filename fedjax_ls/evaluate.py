@@ -127,7 +127,7 @@ def _metrics(model, params, stats, x, y, rows) -> dict[str, Array]:
 
 def _client_means(values: Array, test: Federation) -> Array:
   """Mean of `values[N]` over each client's rows, `[C]`; 0 without rows."""
-  own = jnp.arange(test.index.shape[1]) < test.size[:, None]
+  own = jnp.arange(test.index.shape[1])[None] < test.size[:, None]
   total = jnp.sum(jnp.where(own, values[test.index], 0), axis=1)
   return total / jnp.maximum(test.size, 1)
 

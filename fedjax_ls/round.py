@@ -234,7 +234,9 @@ def _map_clients(client, hyper, ctx: Ctx, ids, live, execution: Execution):
   live = jnp.where(order < len(ids), live[slots], False)
 
   def run(hyper, shared, own, live):
-    return _chunks(partial(one, hyper), shared, own, live, execution.chunk)
+    client = partial(one, hyper)
+    axes = () if mesh is None else mesh.axis_names
+    return _chunks(client, shared, own, live, execution.chunk, axes)
 
   run = run if mesh is None else _sharded(run, mesh)
   summed, metrics, kept = run(hyper, shared, own, live)
@@ -268,8 +270,11 @@ def _merge(shared: Ctx, own: Ctx) -> Ctx:
   return Ctx(*(s if axis is None else o for s, o, axis in pairs))
 
 
-def _chunks(one, shared: Ctx, own: Ctx, live: Array, chunk: int):
-  """Scans over chunks of clients, each a `vmap`, with running sums."""
+def _chunks(one, shared: Ctx, own: Ctx, live: Array, chunk: int, axes=()):
+  """Scans over chunks of clients, each a `vmap`, with running sums.
+
+  `axes` are the mesh axes that the clients, and so the sums, vary over.
+  """
 
   def block(own, live):
     if chunk == 1:  # no batch axis: plain matmuls and real loop lengths
@@ -290,17 +295,11 @@ def _chunks(one, shared: Ctx, own: Ctx, live: Array, chunk: int):
   if len(live) == chunk:
     return block(*first)
   shapes = jax.eval_shape(lambda p: block(*p)[:2], first)
-  zeros = jax.tree.map(_zeros, shapes)
+  zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+  zeros = jax.lax.pcast(zeros, axes, to='varying') if axes else zeros
   sums, kept = jax.lax.scan(step, zeros, parts)
   flat = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), kept)
   return *sums, flat
-
-
-def _zeros(shape) -> Array:
-  """Zeros that vary over the same mesh axes as the values to be added."""
-  zeros = jnp.zeros(shape.shape, shape.dtype)
-  axes = tuple(getattr(shape, 'vma', ()))
-  return jax.lax.pcast(zeros, axes, to='varying') if axes else zeros
 
 
 def _sharded(run, mesh):

@@ -15,7 +15,7 @@ import pytest
 _CACHE = pathlib.Path(__file__).parent.parent / '.cache' / 'jax-tests'
 jax.config.update('jax_compilation_cache_dir', str(_CACHE))
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
-jax.config.update('jax_numpy_rank_promotion', 'allow')
+jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 
 @pytest.fixture

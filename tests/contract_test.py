@@ -123,8 +123,8 @@ def test_rounds_and_numbers_share_one_trace(name):
 def test_chunks_and_devices_change_nothing(name):
   p, _ = problem_and_program(name)
   expected = results(after(name))
-  mesh = round_lib.clients_mesh(4)
-  for execution in ({'chunk': 3}, {'chunk': 4}, {'mesh': mesh}):
+  two, four = round_lib.clients_mesh(2), round_lib.clients_mesh(4)
+  for execution in ({'chunk': 3}, {'chunk': 4}, {'mesh': two}, {'mesh': four}):
     assert_close(results(toy.run(p, **execution)), expected)
 
 

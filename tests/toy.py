@@ -52,9 +52,9 @@ def net() -> MLP:
   return MLP(hidden=(6,), num_classes=3)
 
 
-def model() -> Model:
-  """The net with parameters of the default float type (float64 in x64)."""
-  made = flax_model(net(), federation().x[:1])
+def model(module: MLP | None = None) -> Model:
+  """A net with parameters of the default float type (float64 in x64)."""
+  made = flax_model(module or net(), federation().x[:1])
 
   def init(key):
     return jax.tree.map(lambda a: a.astype(float), made.init(key))

@@ -1,0 +1,262 @@
+"""The networks: an MLP and the CNN of the layer-normalization paper.
+
+Both may be run at a fraction of their width: hidden channels beyond the first
+`width.active(C)` of `C` are exactly 0 after the norm, so a network with all
+its weights and a `width` computes what the small network made of the leading
+slices of its weights does, and the other weights get gradient 0.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from fedjax_ls.data.checks import require, unknown
+from fedjax_ls.models.base import Outputs, Width
+from fedjax_ls.models.conv import Conv, initializers, max_pool2
+from fedjax_ls.models.norms import Norm
+
+Array = jax.Array
+
+PLACES = ('layers', 'last', 'reduced')
+
+
+class Net(nn.Module):
+  """What the networks share: the norm of each layer and the linear layers.
+
+  Attributes:
+    num_classes: number of logits.
+    norm: kind of norm, see `fedjax_ls.models.norms.Norm`.
+    norm_where: 'layers' normalizes every hidden layer, 'last' only the
+      features, 'reduced' (for `ln`) shifts the inner layers to mean zero and
+      normalizes the features.
+    norm_before: whether the norm comes before the activation, not after.
+    norm_affine: whether norms learn a scale and a bias per channel.
+    norm_groups: number of groups of `gn`.
+    norm_eps: eps of the norms.
+    use_bias: whether convolutions and linear layers have biases.
+    initializer: 'lecun' or 'torch', see `fedjax_ls.models.conv.initializers`.
+    lowering: of the convolutions, 'native' or 'matmul'.
+    dtype: type of the computation, parameters staying float32; None keeps the
+      inputs'.
+  """
+
+  num_classes: int
+  norm: str = 'none'
+  norm_where: str = 'layers'
+  norm_before: bool = False
+  norm_affine: bool = False
+  norm_groups: int = 2
+  norm_eps: float = 1e-5
+  use_bias: bool = False
+  initializer: str = 'lecun'
+  lowering: str = 'native'
+  dtype: Any = None
+
+  def _kind(self, last: bool) -> str:
+    if self.norm_where not in PLACES:
+      raise unknown('model.norm_where', self.norm_where, PLACES)
+    require(
+      self.norm_where != 'reduced' or self.norm == 'ln',
+      f"model.norm_where = 'reduced' does not fit model.norm = {self.norm!r}; "
+      "use norm = 'ln' or norm_where = 'layers'",
+    )
+    inner = {'layers': self.norm, 'last': 'none', 'reduced': 'shift'}
+    return self.norm if last else inner[self.norm_where]
+
+  def _activated(self, x, layer, width, train, mask, last=False):
+    """ReLU and norm of hidden layer number `layer`, cut to the width."""
+    norm = Norm(
+      self._kind(last),
+      self.norm_groups,
+      self.norm_affine,
+      self.norm_eps,
+      name=f'norm{layer}',
+    )
+    active = None if width is None else width.active(x.shape[-1])
+    options: dict = {'train': train, 'mask': mask, 'active': active}
+    if self.norm_before:
+      return nn.relu(norm(x, **options))
+    return norm(nn.relu(x), **options)
+
+  def _dense(self, x, features, name):
+    kernel_init, bias_init = initializers(self.initializer, x.shape[-1])
+    return nn.Dense(
+      features,
+      self.use_bias,
+      self.dtype,
+      kernel_init=kernel_init,
+      bias_init=bias_init,
+      name=name,
+    )(x)
+
+  def _classified(self, x):
+    return Outputs(self._dense(x, self.num_classes, 'classifier'), x)
+
+
+class MLP(Net):
+  """Linear layers with ReLU on flattened inputs.
+
+  Attributes:
+    hidden: sizes of the hidden layers.
+
+  Example:
+    >>> x = jax.numpy.ones((1, 8, 8, 1))
+    >>> net = MLP(10, norm='fn')
+    >>> outputs, _ = net.init_with_output(jax.random.key(0), x)
+    >>> print(outputs.features.shape, f'{(outputs.features**2).sum():.3f}')
+    (1, 64) 64.000
+  """
+
+  hidden: tuple[int, ...] = (128, 64)
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Array,
+    *,
+    train: bool = False,
+    mask: Array | None = None,
+    width: Width | None = None,
+  ) -> Outputs:
+    """Maps `[B, ...]` to logits `[B, num_classes]`.
+
+    Args:
+      x: real numbers.
+      train: whether `bn` uses the statistics of this batch.
+      mask: `[B]`, False for padded examples.
+      width: share of the hidden channels in use, None for all.
+
+    Returns:
+      Logits, and features `[B, hidden[-1]]`.
+    """
+    x = x.reshape(x.shape[0], -1)
+    for layer, size in enumerate(self.hidden):
+      x = self._dense(x, size, f'dense{layer}')
+      last = layer == len(self.hidden) - 1
+      x = self._activated(x, layer, width, train, mask, last)
+    return self._classified(x)
+
+  def slim(self, width: Width) -> 'MLP':
+    """The network whose hidden layers have the active channels only."""
+    return self.clone(hidden=tuple(map(width.active, self.hidden)))
+
+
+class CNN(Net):
+  """Convolutions, pooling and linear layers; 32 x 32 x 3 inputs by default.
+
+  Each 5 x 5 'VALID' convolution is followed by ReLU, norm and 2 x 2 max
+  pooling; then come the linear layers.  Zhang et al., "Understanding the role
+  of layer normalization in label-skewed federated learning", TMLR 2024.
+
+  Attributes:
+    channels: channels of the convolutions.
+    hidden: sizes of the linear layers; the paper's table has (384,), its
+      authors' code (384, 192).
+  """
+
+  channels: tuple[int, ...] = (64, 64)
+  hidden: tuple[int, ...] = (384, 192)
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Array,
+    *,
+    train: bool = False,
+    mask: Array | None = None,
+    width: Width | None = None,
+  ) -> Outputs:
+    """Maps `[B, H, W, C]` or `[B, H, W]` to logits `[B, num_classes]`.
+
+    Args:
+      x: images of at least 16 x 16 (for two convolutions).
+      train: whether `bn` uses the statistics of this batch.
+      mask: `[B]`, False for padded examples.
+      width: share of the hidden channels in use, None for all.
+
+    Returns:
+      Logits, and features `[B, hidden[-1]]`.
+
+    Raises:
+      ValueError: `x` are no images, or too small ones.
+    """
+    x = _images(x, len(self.channels))
+    for layer, size in enumerate(self.channels):
+      x = self._conv(x, size, f'conv{layer}')
+      x = max_pool2(self._activated(x, layer, width, train, mask))
+    # Channels first: the leading channels must stay the leading features, so
+    # that a narrow network's weights are leading slices here, too.
+    x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+    for i, size in enumerate(self.hidden):
+      layer = len(self.channels) + i
+      x = self._dense(x, size, f'dense{i}')
+      last = i == len(self.hidden) - 1
+      x = self._activated(x, layer, width, train, mask, last)
+    return self._classified(x)
+
+  def _conv(self, x, features, name):
+    return Conv(
+      features,
+      (5, 5),
+      use_bias=self.use_bias,
+      initializer=self.initializer,
+      lowering=self.lowering,
+      dtype=self.dtype,
+      name=name,
+    )(x)
+
+  def slim(self, width: Width) -> 'CNN':
+    """The network whose hidden layers have the active channels only."""
+    return self.clone(
+      channels=tuple(map(width.active, self.channels)),
+      hidden=tuple(map(width.active, self.hidden)),
+    )
+
+
+def _images(x, num_convs):
+  x = x[..., None] if x.ndim == 3 else x
+  least = 2**num_convs + 4 * (2**num_convs - 1)
+  require(
+    x.ndim == 4 and min(x.shape[1:3]) >= least,
+    f'x has shape {x.shape}; a CNN of {num_convs} convolutions needs images '
+    f'[B, H, W, C] of at least {least} x {least}',
+  )
+  return x
+
+
+def cnn(num_classes: int, *, feature: int = 192, **options) -> CNN:
+  """The paper's CNN by the size of its feature.
+
+  Args:
+    num_classes: number of logits.
+    feature: 192 (linear layers of 384 and 192) or 384 (one of 384).
+    **options: attributes of `CNN`.
+
+  Raises:
+    ValueError: `feature` is neither.
+  """
+  sizes = {192: (384, 192), 384: (384,)}
+  if feature not in sizes:
+    raise ValueError(f'model.feature = {feature}; use 192 or 384')
+  return CNN(num_classes, hidden=sizes[feature], **options)
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {'mlp': MLP, 'cnn': cnn}
+
+
+def make_net(name: str, *, num_classes: int, **options) -> nn.Module:
+  """The network called `name`.
+
+  Args:
+    name: a key of `MODELS`.
+    num_classes: number of logits.
+    **options: attributes of the network.
+
+  Raises:
+    ValueError: there is no such network; names the nearest.
+  """
+  if name not in MODELS:
+    raise unknown('model.name', name, MODELS)
+  return MODELS[name](num_classes=num_classes, **options)

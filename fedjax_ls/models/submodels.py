@@ -1,0 +1,132 @@
+"""Narrow versions of a network: leading channels, as masks or as slices."""
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_ls.data.checks import require
+from fedjax_ls.models.base import Tree, Width
+from fedjax_ls.models.flax_model import scale_images
+
+
+class Submodels(NamedTuple):
+  """The networks of several widths inside one, tier by tier.
+
+  Attributes:
+    rates: share of the hidden channels that each tier keeps.
+    mask: `mask(tier) -> tree` like the parameters, True on the leading block
+      that the tier holds; `tier` may be traced, here and in the next two.
+    stats_mask: likewise for the statistics (BatchNorm's).
+    width: `width(tier) -> Width`.
+    slim: `slim(params, tier) -> tree`, the held blocks as small arrays.
+    module: `module(tier) -> nn.Module`, the small network.
+  """
+
+  rates: tuple[Fraction, ...]
+  mask: Callable[[Any], Tree]
+  stats_mask: Callable[[Any], Tree]
+  width: Callable[[Any], Width]
+  slim: Callable[[Tree, int], Tree]
+  module: Callable[[int], nn.Module]
+
+
+def width_submodels(
+  module: Any, example: Any, rates: Sequence[str | Fraction]
+) -> Submodels:
+  """Narrow versions of a network that keep `ceil(rate C)` of `C` channels.
+
+  Args:
+    module: a network with a method `slim(width) -> module`, as `MLP` and `CNN`
+      have.
+    example: a batch `[B, ...]` of the module's inputs; only its shape and type
+      are read.
+    rates: share of each tier in (0, 1], as '0.6', '3/5' or a `Fraction`.
+
+  Returns:
+    The submodels; tier t has `rates[t]`.
+
+  Raises:
+    ValueError: a rate is a float (0.6 is a little less than 3/5) or outside
+      (0, 1], or the module has no method `slim`.
+
+  Example:
+    >>> from fedjax_ls.models.nets import MLP
+    >>> sub = width_submodels(MLP(2, hidden=(3,)), jnp.ones((1, 2)), ['0.6'])
+    >>> print(sub.mask(0)['dense0']['kernel'].astype(int))
+    [[1 1 0]
+     [1 1 0]]
+  """
+  exact = tuple(_rate(i, rate) for i, rate in enumerate(rates))
+  require(
+    hasattr(module, 'slim'),
+    f'{type(module).__name__} has no method slim(width); '
+    'add one or use MLP or CNN',
+  )
+  modules = [module.slim(Width(r.numerator, r.denominator)) for r in exact]
+  full, full_stats = _shapes(module, example)
+  slim, slim_stats = zip(*(_shapes(m, example) for m in modules), strict=True)
+
+  def width(tier):
+    return Width(
+      jnp.array([r.numerator for r in exact])[tier],
+      jnp.array([r.denominator for r in exact])[tier],
+    )
+
+  def cut(params, tier):
+    return jax.tree.map(
+      lambda p, s: p[tuple(map(slice, s.shape))], params, slim[tier]
+    )
+
+  return Submodels(
+    rates=exact,
+    mask=lambda tier: channel_masks(full, slim, tier),
+    stats_mask=lambda tier: channel_masks(full_stats, slim_stats, tier),
+    width=width,
+    slim=cut,
+    module=modules.__getitem__,
+  )
+
+
+def channel_masks(full: Tree, slim: Sequence[Tree], tier: Any) -> Tree:
+  """Masks of the leading blocks that one tier holds.
+
+  Args:
+    full: tree of arrays or shapes of the full network.
+    slim: one such tree a tier, no leaf larger than in `full`.
+    tier: which of them, an int or a traced scalar.
+
+  Returns:
+    Tree of boolean arrays like `full`.
+  """
+
+  def leading(leaf, *slims):
+    sizes = jnp.array(np.array([s.shape for s in slims], np.int32))[tier]
+    mask = jnp.ones(leaf.shape, bool)
+    for axis, size in enumerate(leaf.shape):
+      index = jax.lax.broadcasted_iota(jnp.int32, leaf.shape, axis)
+      if any(s.shape[axis] != size for s in slims):
+        mask &= index < sizes[axis]
+    return mask
+
+  return jax.tree.map(leading, full, *slim)
+
+
+def _rate(tier, rate):
+  require(
+    not isinstance(rate, float),
+    f"rates[{tier}] is the float {rate}; write '{rate}' in quotes",
+  )
+  exact = Fraction(rate)
+  require(0 < exact <= 1, f'rates[{tier}] is {rate}; use a share in (0, 1]')
+  return exact
+
+
+def _shapes(module, example):
+  x = scale_images(jnp.zeros(jnp.shape(example), jnp.result_type(example)))
+  variables = jax.eval_shape(module.init, jax.random.key(0), x)
+  return variables['params'], variables.get('batch_stats', {})
