@@ -1,0 +1,48 @@
+"""Federated learning on label-skewed and uneven clients, in pure JAX.
+
+A run with one's own network and arrays is one call of `fit`; a run from a
+configuration, with files, checkpoints and resume, is `train.train`.
+"""
+
+from fedjax_ls import algorithms, data, models, samplers
+from fedjax_ls.config import Config, ConfigError
+from fedjax_ls.data import Federation, federate
+from fedjax_ls.hyper import Client, Hyper, Server
+from fedjax_ls.loop import Diverged
+from fedjax_ls.models import (
+  CNN,
+  MLP,
+  Model,
+  Outputs,
+  flax_model,
+  width_submodels,
+)
+from fedjax_ls.simulation import Result, fit
+from fedjax_ls.types import Algorithm, Execution, Phase, State
+
+__all__ = [
+  'CNN',
+  'MLP',
+  'Algorithm',
+  'Client',
+  'Config',
+  'ConfigError',
+  'Diverged',
+  'Execution',
+  'Federation',
+  'Hyper',
+  'Model',
+  'Outputs',
+  'Phase',
+  'Result',
+  'Server',
+  'State',
+  'algorithms',
+  'data',
+  'federate',
+  'fit',
+  'flax_model',
+  'models',
+  'samplers',
+  'width_submodels',
+]

@@ -3,18 +3,20 @@
 import jax
 import numpy as np
 
+from fedjax_ls.types import Ctx
+
 
 class ClientError(RuntimeError):
   """A client failed or uploaded something that is not finite."""
 
 
-def each_client(one, ctx, per_client, ids, live) -> list:
+def each_client(one, shared, own, ids, live) -> list:
   """Runs `one(ctx, live)` for every live or dead slot, checking the results.
 
   Args:
     one: the function of a single client.
-    ctx: a `Ctx` whose per-client fields lead with the cohort axis K.
-    per_client: a `Ctx` of 0 and None that says which fields those are.
+    shared: fields of `Ctx` that are the same for all clients.
+    own: the other fields, leading with the cohort axis K.
     ids: `[K]` client numbers.
     live: `[K]` False for dead slots.
 
@@ -27,20 +29,16 @@ def each_client(one, ctx, per_client, ids, live) -> list:
   """
   results = []
   for slot, client in enumerate(np.asarray(ids)):
-    own = type(ctx)(
-      *(
-        field if axis is None else jax.tree.map(lambda a, s=slot: a[s], field)
-        for field, axis in zip(ctx, per_client, strict=True)
-      )
-    )
+    mine = jax.tree.map(lambda a, s=slot: a[s], own)
+    ctx = Ctx(**shared, **mine)
     try:
       with jax.disable_jit():
-        result = one(own, live[slot])
+        result = one(ctx, live[slot])
     except Exception as error:
-      raise ClientError(_describe(client, own, repr(error))) from error
+      raise ClientError(_describe(client, ctx, repr(error))) from error
     bad = _not_finite(result)
     if live[slot] and bad:
-      raise ClientError(_describe(client, own, f'not finite: {bad}'))
+      raise ClientError(_describe(client, ctx, f'not finite: {bad}'))
     results.append(result)
   return results
 

@@ -32,11 +32,8 @@ from fedjax_ls.types import (
   Weighted,
 )
 
-# Which fields of Ctx differ between clients.
-_PER_CLIENT = Ctx(
-  message=None, state=0, carry=0, x=None, y=None, rows=0, size=0, labels=0,
-  tier=0, key=0, round=None,
-)  # fmt: skip
+# The fields of Ctx that are the same for all clients.
+_SHARED = ('message', 'x', 'y', 'round')
 
 
 def clients_mesh(devices: int) -> jax.sharding.Mesh:
@@ -221,7 +218,7 @@ def _map_clients(client, hyper, ctx: Ctx, ids, live, execution: Execution):
     return _sums(upload.summed, live), _sums(upload.metrics, live), kept
 
   if execution.debug:
-    outs = debug.each_client(partial(one, hyper), ctx, _PER_CLIENT, ids, live)
+    outs = debug.each_client(partial(one, hyper), *_split(ctx), ids, live)
     summed, metrics, kept = jax.tree.map(lambda *a: jnp.stack(a), *outs)
     return *jax.tree.map(lambda a: a.sum(0), (summed, metrics)), kept
 
@@ -257,20 +254,14 @@ def _by_size(size: Array, devices: int, chunk: int) -> Array:
   return order.reshape(-1, devices, chunk).swapaxes(0, 1).reshape(-1)
 
 
-def _split(ctx: Ctx) -> tuple[Ctx, Ctx]:
-  """What all clients share and what each has of its own; None elsewhere."""
-  pairs = list(zip(ctx, _PER_CLIENT, strict=True))
-  shared = Ctx(*(v if axis is None else None for v, axis in pairs))
-  own = Ctx(*(None if axis is None else v for v, axis in pairs))
-  return shared, own
+def _split(ctx: Ctx) -> tuple[dict[str, Tree], dict[str, Tree]]:
+  """What all clients share, and what each has of its own, by field."""
+  fields = ctx._asdict()
+  shared = {name: fields.pop(name) for name in _SHARED}
+  return shared, fields
 
 
-def _merge(shared: Ctx, own: Ctx) -> Ctx:
-  pairs = zip(shared, own, _PER_CLIENT, strict=True)
-  return Ctx(*(s if axis is None else o for s, o, axis in pairs))
-
-
-def _chunks(one, shared: Ctx, own: Ctx, live: Array, chunk: int, axes=()):
+def _chunks(one, shared, own, live: Array, chunk: int, axes=()):
   """Scans over chunks of clients, each a `vmap`, with running sums.
 
   `axes` are the mesh axes that the clients, and so the sums, vary over.
@@ -279,9 +270,9 @@ def _chunks(one, shared: Ctx, own: Ctx, live: Array, chunk: int, axes=()):
   def block(own, live):
     if chunk == 1:  # no batch axis: plain matmuls and real loop lengths
       squeezed = jax.tree.map(lambda a: a[0], (own, live))
-      out = one(_merge(shared, squeezed[0]), squeezed[1])
+      out = one(Ctx(**shared, **squeezed[0]), squeezed[1])
       return *out[:2], jax.tree.map(lambda a: a[None], out[2])
-    out = jax.vmap(lambda o, v: one(_merge(shared, o), v))(own, live)
+    out = jax.vmap(lambda o, v: one(Ctx(**shared, **o), v))(own, live)
     return *jax.tree.map(lambda a: a.sum(0), out[:2]), out[2]
 
   def step(sums, part):
@@ -289,7 +280,7 @@ def _chunks(one, shared: Ctx, own: Ctx, live: Array, chunk: int, axes=()):
     return _add(sums, tuple(new)), kept
 
   parts = jax.tree.map(
-    lambda a: a.reshape(-1, chunk, *a.shape[1:]), (own, live)
+    lambda a: a.reshape(len(a) // chunk, chunk, *a.shape[1:]), (own, live)
   )
   first = jax.tree.map(lambda a: a[0], parts)
   if len(live) == chunk:
@@ -298,7 +289,7 @@ def _chunks(one, shared: Ctx, own: Ctx, live: Array, chunk: int, axes=()):
   zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
   zeros = jax.lax.pcast(zeros, axes, to='varying') if axes else zeros
   sums, kept = jax.lax.scan(step, zeros, parts)
-  flat = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), kept)
+  flat = jax.tree.map(lambda a: a.reshape(len(live), *a.shape[2:]), kept)
   return *sums, flat
 
 

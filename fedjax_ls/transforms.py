@@ -47,9 +47,9 @@ def damped_trace(decay) -> optax.GradientTransformation:
 
 
 class Moments(NamedTuple):
-  """First and second moments of the pseudo-gradient, and their age."""
+  """First and second moments of the pseudo-gradient, after t steps."""
 
-  count: jax.Array
+  t: jax.Array
   m: Any
   v: Any
 
@@ -95,17 +95,17 @@ def adaptive(
     return Moments(jnp.zeros((), jnp.int32), optax.tree.zeros_like(params), v)
 
   def update(updates, state, params=None):
-    count = state.count + 1
+    t = state.t + 1
     m = jax.tree.map(lambda m, d: b1 * m + (1 - b1) * d, state.m, updates)
     v = jax.tree.map(lambda v, d: second(v, d * d), state.v, updates)
     debias_m = debias_v = 1.0
     if bias_correction:
-      debias_m = 1 - b1**count
-      debias_v = 1.0 if rule == 'adagrad' else 1 - b2**count
+      debias_m = 1 - b1**t
+      debias_v = 1.0 if rule == 'adagrad' else 1 - b2**t
     step = jax.tree.map(
       lambda m, v: (m / debias_m) / (jnp.sqrt(v / debias_v) + tau), m, v
     )
-    return step, Moments(count, m, v)
+    return step, Moments(t, m, v)
 
   return optax.GradientTransformation(init, update)
 

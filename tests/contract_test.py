@@ -9,6 +9,7 @@ import pytest
 
 from fedjax_ls import algorithms, types
 from fedjax_ls import round as round_lib
+from fedjax_ls.checkpoint import Checkpoints
 from tests import oracles, toy
 
 NAMES = sorted(algorithms.METHODS)
@@ -188,11 +189,16 @@ def test_where_nobody_holds_nothing_moves(name, optimizer):
 
 
 @every_method
-def test_stopping_between_rounds_changes_nothing(name):
+def test_checkpoint_then_resume_is_bit_equal(name, tmp_path):
   p, go = problem_and_program(name)
-  state = p.state
-  for rounds in (1, 2):
-    state = go(p.hyper, p.federation, state, rounds)
+  saved = go(p.hyper, p.federation, p.state, 1)
+  writer = Checkpoints(tmp_path)
+  writer.save(saved, {})
+  writer.close()
+  reader = Checkpoints(tmp_path)
+  state, _ = reader.restore(1, p.state)
+  reader.close()
+  state = go(p.hyper, p.federation, jax.tree.map(jnp.asarray, state), 2)
   assert_equal(results(state), results(after(name)))
 
 

@@ -97,3 +97,16 @@ def test_heatmap_is_a_picture(tmp_path, num_clients):
   pixels = image.imread(path)
   assert pixels.shape[0] > 150
   assert pixels.std() > 0.05
+
+
+def test_a_test_set_may_leave_clients_without_rows():
+  none = np.zeros(0, int)
+  y = np.array([1, 0, 1])
+  made = data.federate(
+    np.ones((3, 2)), y, [none, np.array([2, 0])], allow_empty=True
+  )
+  np.testing.assert_array_equal(made.size, [0, 2])
+  np.testing.assert_array_equal(made.index, [[0, 0], [2, 0]])
+  np.testing.assert_array_equal(made.labels, [[0, 0], [0, 2]])
+  nobody = data.federate(np.ones((3, 2)), y, [none, none], allow_empty=True)
+  np.testing.assert_array_equal(nobody.labels, np.zeros((2, 2)))

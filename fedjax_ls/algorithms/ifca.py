@@ -138,11 +138,10 @@ def ifca(settings: Ifca, parts: Parts) -> Algorithm:
     opt = server.optimizer(hyper.server).init(params)
     return server.ServerState(params, stats, opt), ()
 
-  client = gradients
-  if settings.option == 'models':
-    client = local.local_sgd(
-      model, start=start, finish=finish, unroll=parts.unroll
-    )
+  models = local.local_sgd(
+    model, start=start, finish=finish, unroll=parts.unroll
+  )
+  client = models if settings.option == 'models' else gradients
   return Algorithm(
     init=init,
     phases=(Phase(server.send, client, step),),

@@ -1,5 +1,6 @@
 """Samples and who owns them, as arrays: what a round trains on."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -145,7 +146,9 @@ def _labels(
   shape = len(size), num_classes
   if y.dtype.kind == 'f':
     return np.zeros((len(size), 0), np.int32)
-  labels = y[np.concatenate(parts)].reshape(int(size.sum()), -1)
+  labels = y[np.concatenate(parts)].reshape(
+    int(size.sum()), math.prod(y.shape[1:])
+  )
   client = np.repeat(np.arange(len(size)), size)[:, None]
   cell = (client * num_classes + labels).ravel()
   counts = np.bincount(cell, minlength=shape[0] * shape[1])

@@ -1,0 +1,163 @@
+"""Checks a command line before absl reads it: one sentence an error."""
+
+import difflib
+import os
+import pathlib
+import runpy
+import sys
+import traceback
+import typing
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from fedjax_ls.config import Config, ConfigError, leaves, unknown_field
+
+USAGE = 'give --config=configs/FILE.py or --config=configs/FILE.py:METHOD'
+_PARSERS: dict[type, flags.ArgumentParser] = {
+  int: flags.IntegerParser(),
+  float: flags.FloatParser(),
+  bool: flags.BooleanParser(),
+}
+_WANTED = {int: 'whole number', float: 'number', bool: 'truth value'}
+
+
+def parse(argv: Sequence[str]) -> list[str]:
+  """Parses a command line with absl, after checking it.
+
+  Args:
+    argv: the program and its arguments.
+
+  Returns:
+    What is no flag, as `absl.app.run` wants it.
+
+  Raises:
+    ConfigError: a flag, a field, a value or the config file is wrong.
+  """
+  arguments = list(argv[1:])
+  if not any(a.lstrip('-').startswith('help') for a in arguments):
+    check(arguments)
+  try:
+    return flags.FLAGS(list(argv))
+  except flags.Error as error:
+    raise ConfigError(' '.join(str(error).split())) from error
+
+
+def check(arguments: Sequence[str]) -> None:
+  """Checks the arguments against the flags and the config file's fields.
+
+  Raises:
+    ConfigError: the first thing that is wrong.
+  """
+  given = _split(arguments)
+  paths = [value for name, value in given if name == 'config']
+  config = load(paths[-1]) if paths else None
+  if config is None:
+    raise ConfigError(f'--config is missing; {USAGE}')
+  fields = leaves(config)
+  for name, value in given:
+    if name.startswith('config.'):
+      _check_field(name.removeprefix('config.'), value, fields)
+    elif name.startswith('noconfig.'):
+      _check_field(name.removeprefix('noconfig.'), 'false', fields)
+    elif name not in flags.FLAGS and name.removeprefix('no') not in flags.FLAGS:
+      raise ConfigError(_unknown_flag(name, fields))
+  if not any(name == 'workdir' and value for name, value in given):
+    raise ConfigError(
+      '--workdir is missing; give a folder for the results, such as '
+      '--workdir=runs/first'
+    )
+
+
+def load(argument: str) -> Config:
+  """The configuration of `FILE.py` or `FILE.py:METHOD`.
+
+  Raises:
+    ConfigError: the file is missing or fails, or the method is unknown.
+  """
+  path, *method = argument.split(':', 1)
+  if not pathlib.Path(path).is_file():
+    raise ConfigError(f'--config={argument} does not exist; {_nearest(path)}')
+  try:
+    config = runpy.run_path(path)['get_config'](*method)
+  except KeyError as error:
+    raise ConfigError(
+      f'--config={argument} has no function get_config; define '
+      'get_config(method) that returns a fedjax_ls.Config'
+    ) from error
+  except ValueError as error:
+    raise ConfigError(f'--config={argument}: {error}') from error
+  except Exception as error:
+    line = traceback.extract_tb(error.__traceback__)[-1]
+    raise ConfigError(
+      f'--config={argument} fails in {line.filename}, line {line.lineno}: '
+      f'{error!r}; repair it'
+    ) from error
+  if not isinstance(config, Config):
+    raise ConfigError(
+      f'--config={argument} gives a {type(config).__name__}; let get_config '
+      'return a fedjax_ls.Config'
+    )
+  return config
+
+
+def fail(error: Exception | str, status: int) -> typing.NoReturn:
+  """Prints one sentence and exits."""
+  print(f'error: {error}', file=sys.stderr)
+  sys.exit(status)
+
+
+def _split(arguments: Sequence[str]) -> list[tuple[str, str]]:
+  """Names and values of the flags, 'true' where there is no value."""
+  given = []
+  rest = list(arguments)
+  while rest:
+    argument = rest.pop(0)
+    if not argument.startswith('-'):
+      raise ConfigError(
+        f'argument {argument!r} is no flag; write --config.FIELD=VALUE, and '
+        'values with spaces in quotes'
+      )
+    name, equals, value = argument.lstrip('-').partition('=')
+    if not equals:
+      value = 'true'
+      if rest and not rest[0].startswith('-'):
+        value = rest.pop(0)
+    given.append((name, value))
+  return given
+
+
+def _check_field(name: str, value: str, fields: dict[str, Any]) -> None:
+  if name not in fields:
+    raise unknown_field(name, fields)
+  kind, default = fields[name]
+  if kind in _PARSERS and not _parses(_PARSERS[kind], value):
+    raise ConfigError(
+      f'--config.{name}={value} is no {_WANTED[kind]}; give one, such as '
+      f'--config.{name}={str(default).lower()}'
+    )
+
+
+def _parses(parser: flags.ArgumentParser, value: str) -> bool:
+  try:
+    parser.parse(value)
+  except ValueError:
+    return False
+  return True
+
+
+def _unknown_flag(name: str, fields: dict[str, Any]) -> str:
+  known = ['config', 'workdir', *(f'config.{field}' for field in fields)]
+  # A field without its prefix is the likely slip.
+  guess = f'config.{name}' if f'config.{name}' in known else ''
+  near = guess or difflib.get_close_matches(name, known, 1, 0.0)[0]
+  return f'flag --{name} is unknown; did you mean --{near}?'
+
+
+def _nearest(path: str) -> str:
+  folder = os.path.dirname(path) or '.'
+  there = sorted(str(p) for p in pathlib.Path(folder).glob('*.py'))
+  there = there or sorted(str(p) for p in pathlib.Path('configs').glob('*.py'))
+  near = difflib.get_close_matches(path, there, 1, 0.0)
+  return f'did you mean {near[0]}?' if near else USAGE

@@ -1,0 +1,52 @@
+"""One run from a configuration.
+
+python -m experiments.run --config=configs/FILE.py[:METHOD] --workdir=DIR
+  [--config.FIELD=VALUE ...]
+
+The same command again resumes a run that was stopped.  Exits with 2 if the
+command line or the configuration is wrong, with 1
+if the run diverges, with 130 if it is interrupted.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from experiments import commandline
+from fedjax_ls.config import ConfigError
+from fedjax_ls.debug import ClientError
+from fedjax_ls.loop import Diverged
+from fedjax_ls.train import train
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'Configuration, FILE.py or FILE.py:METHOD.'
+)
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder for the results.')
+
+
+def main(argv: Sequence[str]) -> None:
+  """Trains, or says in one sentence what is wrong."""
+  del argv
+  if not flags.FLAGS['verbosity'].present:
+    logging.set_verbosity(logging.WARNING)  # orbax tells every step it takes
+  try:
+    train(_CONFIG.value, _WORKDIR.value or '')
+  except ConfigError as error:
+    commandline.fail(error, 2)
+  except (Diverged, ClientError) as error:
+    commandline.fail(error, 1)
+  except KeyboardInterrupt:
+    commandline.fail('interrupted; the same command resumes', 130)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+  try:
+    return commandline.parse(argv)
+  except ConfigError as error:
+    commandline.fail(error, 2)
+
+
+if __name__ == '__main__':
+  app.run(main, argv=sys.argv, flags_parser=_parse)

@@ -1,0 +1,360 @@
+"""The configuration of a run: typed, checked, written down, compared.
+
+The dataclasses are plain and mutable, so that a command line can set their
+fields; the clients' and the server's settings are those of
+`fedjax_ls.hyper`, the method's are its own dataclass.
+"""
+
+import copy
+import dataclasses
+import difflib
+import math
+import typing
+from typing import Any
+
+from fedjax_ls import algorithms, hyper
+from fedjax_ls.algorithms.fedavg import FedAvg
+
+
+class ConfigError(ValueError):
+  """A setting is wrong; one sentence names the field, its value and the fix."""
+
+
+@dataclasses.dataclass
+class Data:
+  """Which samples.
+
+  Attributes:
+    name: a source of `fedjax_ls.data.SOURCES`.
+    path: file that the source reads, empty for bundled data.
+    validation: share of the train rows kept apart to select by, in [0, 1).
+  """
+
+  name: str = 'digits'
+  path: str = ''
+  validation: float = 0.0
+
+
+@dataclasses.dataclass
+class Partition:
+  """Who owns which sample.
+
+  Attributes:
+    kind: a kind of `fedjax_ls.data.KINDS`.
+    num_clients: number of clients; `natural` counts its own.
+    classes_per_client: of `classes`.
+    alpha: concentration of `dirichlet`, > 0.
+    min_size: fewest train rows of a client under `dirichlet`.
+    balance: whether `dirichlet` evens out the sizes.
+    seed: of the validation split, the partition and the tiers; -1 for the
+      run's `seed`.
+  """
+
+  kind: str = 'classes'
+  num_clients: int = 10
+  classes_per_client: int = 1
+  alpha: float = 0.1
+  min_size: int = 1
+  balance: bool = False
+  seed: int = -1
+
+
+@dataclasses.dataclass
+class Model:
+  """Which network; see `fedjax_ls.models`.
+
+  Attributes:
+    name: a network of `fedjax_ls.models.MODELS`.
+    hidden: hidden sizes of `mlp`.
+    feature: size of the feature of `cnn`, 192 or 384.
+    norm: kind of norm, `none`, `fn`, `ln`, `gn`, `bn` or `shift`.
+    norm_where: `layers`, `last` or `reduced`.
+    norm_before: norm before the activation.
+    norm_affine: norms learn a scale and a bias per channel.
+    norm_groups: groups of `gn`.
+    norm_eps: eps of the norms, > 0.
+    use_bias: layers have biases.
+    initializer: `lecun` or `torch`.
+    dtype: of the computation, `float32` or `bfloat16`.
+    loss: `cross_entropy` or `squared_error`.
+    seed: of the initial parameters; -1 for the run's `seed`.
+  """
+
+  name: str = 'mlp'
+  hidden: tuple[int, ...] = (128, 64)
+  feature: int = 192
+  norm: str = 'none'
+  norm_where: str = 'layers'
+  norm_before: bool = False
+  norm_affine: bool = False
+  norm_groups: int = 2
+  norm_eps: float = 1e-5
+  use_bias: bool = False
+  initializer: str = 'lecun'
+  dtype: str = 'float32'
+  loss: str = 'cross_entropy'
+  seed: int = -1
+
+
+@dataclasses.dataclass
+class Sampler:
+  """Who takes part in a round.
+
+  Attributes:
+    name: `everyone` or `uniform`.
+    cohort_size: clients a round under `uniform`.
+  """
+
+  name: str = 'everyone'
+  cohort_size: int = 10
+
+
+@dataclasses.dataclass
+class Execution:
+  """How the run is computed; changes speed, not results beyond rounding.
+
+  Attributes:
+    chunk: clients vectorized at a time on each device, 0 to choose.
+    devices: number of devices, 0 for all.
+    conv: `native`, `matmul` or `auto`.
+    unroll: local steps unrolled into one loop body.
+    debug: client by client and unjitted, naming the client that fails.
+    precision: of float32 matrix products: `float32`, `tensorfloat32` or
+      `bfloat16`.
+  """
+
+  chunk: int = 0
+  devices: int = 1
+  conv: str = 'auto'
+  unroll: int = 1
+  debug: bool = False
+  precision: str = 'float32'
+
+
+@dataclasses.dataclass
+class Writers:
+  """What is written besides the metrics.
+
+  Attributes:
+    progress: `auto` (a bar on a terminal, else lines), `bar`, `lines`, `off`.
+    plots: whether to draw the learning curve and the partition.
+    checkpoint_every: rounds between checkpoints, 0 for `eval_every`.
+    keep: number of checkpoints kept.
+  """
+
+  progress: str = 'auto'
+  plots: bool = True
+  checkpoint_every: int = 0
+  keep: int = 2
+
+
+@dataclasses.dataclass
+class Config:
+  """A whole run.
+
+  Attributes:
+    seed: of everything random whose own seed is -1.
+    train_seed: of cohorts, batches and noise; -1 for `seed`.
+    rounds: rounds in all; a finished run continues when it grows.
+    eval_every: rounds between evaluations.
+    data: which samples.
+    partition: who owns them.
+    model: which network.
+    algorithm: the method's own dataclass, which also says which method.
+    client: what a client does.
+    server: what the server does.
+    sampler: who takes part.
+    execution: how it is computed.
+    writers: what is written.
+  """
+
+  seed: int = 0
+  train_seed: int = -1
+  rounds: int = 200
+  eval_every: int = 10
+  data: Data = dataclasses.field(default_factory=Data)
+  partition: Partition = dataclasses.field(default_factory=Partition)
+  model: Model = dataclasses.field(default_factory=Model)
+  algorithm: Any = dataclasses.field(default_factory=FedAvg)
+  client: hyper.Client = dataclasses.field(default_factory=hyper.Client)
+  server: hyper.Server = dataclasses.field(default_factory=hyper.Server)
+  sampler: Sampler = dataclasses.field(default_factory=Sampler)
+  execution: Execution = dataclasses.field(default_factory=Execution)
+  writers: Writers = dataclasses.field(default_factory=Writers)
+
+
+def method_name(config: Config) -> str:
+  """Name of the method whose settings `config.algorithm` holds.
+
+  Raises:
+    ConfigError: it holds no method's settings.
+
+  >>> method_name(Config())
+  'fedavg'
+  """
+  for name, method in algorithms.METHODS.items():
+    if type(config.algorithm) is method.settings:
+      return name
+  raise ConfigError(
+    f'algorithm = {config.algorithm!r} is no settings of a method; use '
+    'fedjax_ls.algorithms.find(NAME).settings()'
+  )
+
+
+def seeds(config: Config) -> dict[str, int]:
+  """The seeds in force: of the partition, the initial model, the training.
+
+  >>> seeds(Config(seed=3, train_seed=8))
+  {'partition': 3, 'model': 3, 'train': 8}
+  """
+  own = {
+    'partition': config.partition.seed,
+    'model': config.model.seed,
+    'train': config.train_seed,
+  }
+  return {k: config.seed if seed == -1 else seed for k, seed in own.items()}
+
+
+def leaves(config: Any, prefix: str = '') -> dict[str, tuple[Any, Any]]:
+  """`{dotted field: (type, value)}` of all fields that are no group."""
+  flat: dict[str, tuple[Any, Any]] = {}
+  for field in dataclasses.fields(config):
+    value = getattr(config, field.name)
+    if dataclasses.is_dataclass(value):
+      flat |= leaves(value, f'{prefix}{field.name}.')
+    else:
+      flat[prefix + field.name] = (field.type, value)
+  return flat
+
+
+def normalized(config: Config) -> Config:
+  """A copy whose values have exactly the types of their fields.
+
+  Integers become floats where a float is asked for, lists become tuples, and
+  a tuple of strings may be given as numbers or as one string with commas.
+
+  Raises:
+    ConfigError: a value has another type.
+  """
+  method_name(config)
+  config = copy.deepcopy(config)
+  for name, (kind, value) in leaves(config).items():
+    set_field(config, name, _cast(name, kind, value))
+  return config
+
+
+def set_field(config: Any, name: str, value: Any) -> None:
+  """Sets a field by its dotted name."""
+  *groups, last = name.split('.')
+  for group in groups:
+    config = getattr(config, group)
+  setattr(config, last, value)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+  """Nested dictionary for JSON; the method's name goes under `algorithm`."""
+  tree = dataclasses.asdict(config)
+  tree['algorithm'] = {'name': method_name(config), **tree['algorithm']}
+  return tree
+
+
+def from_dict(tree: dict[str, Any]) -> Config:
+  """The configuration that `to_dict` wrote, also by way of JSON.
+
+  Raises:
+    ConfigError: an unknown method or field, or a wrong type.
+  """
+  tree = copy.deepcopy(tree)
+  name = tree.get('algorithm', {}).pop('name', 'fedavg')
+  try:
+    config = Config(algorithm=algorithms.find(name).settings())
+  except ValueError as error:
+    raise ConfigError(str(error)) from None
+  known = leaves(config)
+  for field, value in _flat(tree).items():
+    if field not in known:
+      raise unknown_field(field, known)
+    set_field(config, field, value)
+  return normalized(config)
+
+
+def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
+  """Fields in which two runs differ, with both values.
+
+  `rounds`, `execution.*` and `writers.*` do not make another run.
+
+  >>> differences(Config(), Config(seed=1, rounds=7))
+  {'seed': (0, 1)}
+  """
+  ours, theirs = _flat(to_dict(a)), _flat(to_dict(b))
+  return {
+    name: (ours.get(name), theirs.get(name))
+    for name in {**ours, **theirs}
+    if name != 'rounds'
+    and name.split('.')[0] not in ('execution', 'writers')
+    and ours.get(name) != theirs.get(name)
+  }
+
+
+def unknown_field(name: str, known: Any) -> ConfigError:
+  """The error for a field that does not exist, with the nearest one."""
+  inside = [k for k in known if k.startswith(f'{name}.')]
+  if inside:
+    return ConfigError(
+      f'configuration field {name!r} is a group; set one of {", ".join(inside)}'
+    )
+  group = name.rpartition('.')[0] + '.'
+  near = [k for k in known if k.startswith(group)] if group != '.' else []
+  if group == 'algorithm.' and not near:
+    return ConfigError(
+      f'configuration field {name!r} is unknown: this method has no settings '
+      'of its own; leave it out or choose another method, FILE.py:METHOD'
+    )
+  best = difflib.get_close_matches(name, near or known, 1, 0.0)[0]
+  return ConfigError(
+    f'configuration field {name!r} is unknown; did you mean {best!r}?'
+  )
+
+
+def _flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+  flat: dict[str, Any] = {}
+  for key, value in tree.items():
+    if isinstance(value, dict):
+      flat |= _flat(value, f'{prefix}{key}.')
+    else:
+      flat[prefix + key] = value
+  return flat
+
+
+def _cast(name: str, kind: Any, value: Any) -> Any:
+  if typing.get_origin(kind) is tuple:
+    return _cast_tuple(name, typing.get_args(kind)[0], value)
+  if kind is float and type(value) is int:
+    return float(value)
+  if type(value) is not kind or (kind is float and not math.isfinite(value)):
+    raise ConfigError(
+      f'{name} = {value!r} is no {_TYPES[kind]}; give one, such as '
+      f'{_EXAMPLES[kind]}'
+    )
+  return value
+
+
+def _cast_tuple(name: str, kind: Any, value: Any) -> tuple:
+  if isinstance(value, str | int | float):
+    value = (value,)
+  if not isinstance(value, tuple | list):
+    raise ConfigError(
+      f'{name} = {value!r} is no list; give one, such as "({_EXAMPLES[kind]},)"'
+    )
+  if kind is str:
+    value = [p.strip() for v in value for p in str(v).split(',') if p.strip()]
+  return tuple(_cast(name, kind, element) for element in value)
+
+
+_TYPES = {
+  int: 'whole number',
+  float: 'finite number',
+  str: 'text',
+  bool: 'truth value',
+}
+_EXAMPLES = {int: '10', float: '0.1', str: "'1/2'", bool: 'true'}

@@ -1,0 +1,287 @@
+"""The loop over blocks of rounds: run on the device, stop, evaluate."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_ls import evaluate as evaluate_lib
+from fedjax_ls import round as round_lib
+from fedjax_ls.data.federation import Federation, federate
+from fedjax_ls.models.base import Model
+from fedjax_ls.types import Algorithm, Execution, State
+
+Tree = Any
+
+
+class Diverged(RuntimeError):
+  """The training loss or the model is not finite; names the round."""
+
+
+class Job(NamedTuple):
+  """A run, ready to start.
+
+  Attributes:
+    algorithm: the method.
+    model: its network, for evaluation.
+    hyper: all numbers.
+    federation: the training data.
+    tests: sets to evaluate on, by the name their metrics begin with.
+    execution: how rounds are mapped over clients.
+    precision: of float32 matrix products.
+  """
+
+  algorithm: Algorithm
+  model: Model
+  hyper: Any
+  federation: Federation
+  tests: dict[str, Federation]
+  execution: Execution = Execution()
+  precision: str = 'float32'
+
+
+class Programs(NamedTuple):
+  """The compiled parts of a run.
+
+  Attributes:
+    advance: `(hyper, federation, state, num_rounds) -> state`; uses up the
+      state it is given.
+    judge: `(hyper, federation, state, tests) -> (metrics, healthy)`.
+    seconds: what compiling took.
+    memory: bytes that a block of rounds needs besides its arguments, 0 if the
+      backend does not say.
+  """
+
+  advance: Callable[..., State]
+  judge: Callable[..., tuple[dict[str, jax.Array], jax.Array]]
+  seconds: float
+  memory: int
+
+
+class Stop(NamedTuple):
+  """The run between two blocks of rounds.
+
+  Attributes:
+    round: rounds done.
+    state: the whole run; only until the next stop, which uses it up.
+    metrics: `{name: value}` if evaluated here, else empty.
+    on_schedule: whether a longer run would be evaluated here, too.
+    seconds: wall-clock time of the block and its evaluation.
+  """
+
+  round: int
+  state: State
+  metrics: dict[str, float]
+  on_schedule: bool
+  seconds: float
+
+
+def place(tree: Tree, execution: Execution) -> Tree:
+  """Puts arrays on the device, or a copy on each device of the mesh."""
+  target: Any = jax.devices()[0]
+  if execution.mesh is not None:
+    spec = jax.sharding.PartitionSpec()
+    target = jax.sharding.NamedSharding(execution.mesh, spec)
+  return jax.device_put(tree, target)
+
+
+def initial_state(job: Job, model_seed: int, train_seed: int) -> State:
+  """State before the first round, on the job's devices."""
+  state = jax.jit(round_lib.init, static_argnums=0)(
+    job.algorithm,
+    job.hyper,
+    job.federation,
+    jax.random.key(model_seed),
+    np.uint32(train_seed),
+  )
+  return place(state, job.execution)
+
+
+def evaluation_set(
+  x: np.ndarray,
+  y: np.ndarray,
+  federation: Federation,
+  parts: Sequence[np.ndarray] | None = None,
+) -> Federation:
+  """Data to evaluate on, whole and client by client.
+
+  Args:
+    x: `[M, ...]` inputs.
+    y: `[M, ...]` class numbers or float targets.
+    federation: the training data, for its clients.
+    parts: rows of each client, which may be none; None to evaluate on the
+      whole only.
+
+  Raises:
+    ValueError: `x`, `y` or `parts` are wrong, as in `federate`.
+  """
+  num_clients, num_classes = federation.labels.shape
+  none = [np.zeros(0, int)] * num_clients
+  rows = none if parts is None else parts
+  made = federate(
+    x,
+    y,
+    rows,
+    num_classes=num_classes or None,
+    tier=np.asarray(federation.tier),
+    allow_empty=True,
+  )
+  # Without rows of clients there is nothing to say about them.
+  return made if parts is not None else made._replace(index=made.index[:, :0])
+
+
+def numbers(hyper: Any) -> Any:
+  """`hyper` with its numbers as arrays, so that they are traced alike."""
+  return jax.tree.map(lambda a: jnp.asarray(a, float), hyper)
+
+
+def compile_job(job: Job, state: State) -> Programs:
+  """Compiles a block of rounds and the evaluation.
+
+  Args:
+    job: the run; `place`d.
+    state: a state of it; only shapes and types are read.
+
+  Returns:
+    The programs.
+  """
+  begin = time.perf_counter()
+
+  def block(hyper, federation, state, num_rounds):
+    return round_lib.run_rounds(
+      job.algorithm, hyper, federation, state, num_rounds, job.execution
+    )
+
+  def judge(hyper, federation, state, tests):
+    metrics = {k: num / den for k, (num, den) in state.tally.items()}
+    for name, test in tests.items():
+      values = evaluate_lib.evaluate(
+        job.algorithm, job.model, hyper, state, federation, test
+      )
+      for key, value in values.items():
+        if test.index.shape[1] or 'client' not in key:
+          metrics[f'{name}/{key}'] = value
+    return metrics, _healthy(state)
+
+  with jax.default_matmul_precision(job.precision):
+    judged = jax.jit(judge).lower(job.hyper, job.federation, state, job.tests)
+    if job.execution.debug:
+      return Programs(block, judged.compile(), _since(begin), 0)
+    count = place(np.int32(0), job.execution)
+    blocked = jax.jit(block, donate_argnums=2).lower(
+      job.hyper, job.federation, state, count
+    )
+    advance = blocked.compile()
+    return Programs(
+      advance, judged.compile(), _since(begin), _temporary_bytes(advance)
+    )
+
+
+def run(
+  job: Job,
+  programs: Programs,
+  state: State,
+  rounds: int,
+  eval_every: int,
+  checkpoint_every: int = 0,
+) -> Iterator[Stop]:
+  """Runs from `state` to round `rounds`, stopping where there is news.
+
+  It stops every `eval_every` rounds, every `checkpoint_every` rounds, and at
+  the end.  After a stop on schedule the tally starts anew; the last round of
+  a run is evaluated even off schedule, but then the tally is kept, so that a
+  longer run that continues from there reports what it would have anyhow.
+
+  Args:
+    job: the run.
+    programs: of `compile_job`.
+    state: where to begin; used up.
+    rounds: rounds in all.
+    eval_every: rounds between evaluations.
+    checkpoint_every: rounds between further stops, 0 for none.
+
+  Yields:
+    A `Stop` after each block.
+
+  Raises:
+    Diverged: something is not finite at a stop.
+  """
+  now = int(state.round)
+  while now < rounds:
+    begin = time.perf_counter()
+    ends = [_next_multiple(now, n) for n in (eval_every, checkpoint_every) if n]
+    end = min(*ends, rounds)
+    count = place(np.int32(end - now), job.execution)
+    with _guard(job.execution):
+      state = programs.advance(job.hyper, job.federation, state, count)
+      metrics, healthy = programs.judge(
+        job.hyper, job.federation, state, job.tests
+      )
+    now = end
+    values = {k: _shortest(v) for k, v in jax.device_get(metrics).items()}
+    _check_finite(now, values, bool(healthy))
+    on_schedule = now % eval_every == 0
+    if on_schedule:
+      state = state._replace(tally=_zeros(state.tally, job.execution))
+    told = values if on_schedule or now == rounds else {}
+    yield Stop(now, state, told, on_schedule, _since(begin))
+
+
+def _next_multiple(now: int, every: int) -> int:
+  return (now // every + 1) * every
+
+
+def _since(begin: float) -> float:
+  return time.perf_counter() - begin
+
+
+def _guard(execution: Execution):
+  """Nothing may move between host and device inside a block by accident."""
+  if execution.debug:
+    return contextlib.nullcontext()
+  return jax.transfer_guard('disallow')
+
+
+def _zeros(tally: Tree, execution: Execution) -> Tree:
+  return place(
+    jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), tally), execution
+  )
+
+
+def _healthy(state: State) -> jax.Array:
+  """Whether all that server and clients keep is finite."""
+  kept = jax.tree.leaves((state.server, state.clients))
+  finite = [
+    jnp.all(jnp.isfinite(leaf))
+    for leaf in kept
+    if jnp.issubdtype(leaf.dtype, jnp.inexact)
+  ]
+  return jnp.all(jnp.stack(finite)) if finite else jnp.array(True)
+
+
+def _check_finite(now: int, values: dict[str, float], healthy: bool) -> None:
+  bad = [k for k in values if k.startswith('train/') and not _finite(values[k])]
+  if not healthy or bad:
+    what = f'{bad[0]} is {values[bad[0]]}' if bad else 'the model is not finite'
+    raise Diverged(
+      f'the run diverged by round {now}: {what}; lower client.learning_rate '
+      'or set client.clip = true'
+    )
+
+
+def _finite(value: float) -> bool:
+  return bool(np.isfinite(value))
+
+
+def _shortest(value: np.ndarray) -> float:
+  """The number with the fewest digits that is this one in its own type."""
+  return value.item() if value.dtype.kind in 'iub' else float(str(value[()]))
+
+
+def _temporary_bytes(compiled: Any) -> int:
+  analysis = compiled.memory_analysis()
+  return 0 if analysis is None else analysis.temp_size_in_bytes

@@ -1,0 +1,135 @@
+"""A run with one's own arrays, network and loss, in one call."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fedjax_ls import algorithms, loop, samplers
+from fedjax_ls import hyper as hyper_lib
+from fedjax_ls.data.federation import Federation
+from fedjax_ls.models.base import Model
+from fedjax_ls.models.submodels import Submodels
+from fedjax_ls.progress import progress as shown_progress
+from fedjax_ls.types import Execution, Sampler, State
+
+Tree = Any
+
+
+class Result(NamedTuple):
+  """What a run gives.
+
+  Attributes:
+    params: parameters of the global model.
+    stats: its statistics, `{}` for none.
+    history: one `{name: value}` an evaluation, `round` included.
+    state: the whole run after its last round.
+  """
+
+  params: Tree
+  stats: Tree
+  history: list[dict[str, float]]
+  state: State
+
+
+def fit(
+  model: Model,
+  federation: Federation,
+  *,
+  test: tuple[np.ndarray, np.ndarray]
+  | tuple[np.ndarray, np.ndarray, Sequence[np.ndarray]],
+  method: Any = 'fedavg',
+  client: hyper_lib.Client | None = None,
+  server: hyper_lib.Server | None = None,
+  sampler: Sampler | None = None,
+  submodels: Submodels | None = None,
+  rounds: int = 100,
+  eval_every: int = 10,
+  seed: int = 0,
+  execution: Execution = Execution(),  # noqa: B008
+  progress: str = 'off',
+) -> Result:
+  """Trains a model on the clients of a federation.
+
+  Args:
+    model: such as `flax_model(module, x[:1])`.
+    federation: such as `federate(x, y, parts)`.
+    test: `(x, y)`, or `(x, y, rows of each client)` to see how the metrics
+      spread over clients.
+    method: name of a method, or its settings.
+    client: what a client does.
+    server: what the server does.
+    sampler: who takes part, everyone by default.
+    submodels: slim versions of the model, for methods that need them.
+    rounds: rounds in all.
+    eval_every: rounds between evaluations.
+    seed: of the initial parameters and of the training.
+    execution: how rounds are mapped over clients.
+    progress: `auto`, `bar`, `lines` or `off`.
+
+  Returns:
+    The trained model and its history.
+
+  Raises:
+    ValueError: an argument does not fit the others.
+    fedjax_ls.loop.Diverged: something is not finite.
+
+  >>> from fedjax_ls import Client, data, flax_model, MLP
+  >>> d = data.load('digits')
+  >>> parts = data.classes(d.y_train, 10, 1, seed=0).train
+  >>> result = fit(
+  ...   flax_model(MLP(10, norm='fn'), d.x_train[:1]),
+  ...   data.federate(d.x_train, d.y_train, parts),
+  ...   test=(d.x_test, d.y_test),
+  ...   client=Client(learning_rate=0.03),
+  ...   rounds=20,
+  ... )
+  >>> result.history[-1]['test/accuracy'] > 0.8
+  True
+  """
+  client, server = client or hyper_lib.Client(), server or hyper_lib.Server()
+  kind, settings = _method(method)
+  if kind.needs_submodels and submodels is None:
+    raise ValueError(
+      f'method {kind.name!r} needs submodels but there are none; give '
+      'submodels=width_submodels(module, x[:1], rates)'
+    )
+  parts = algorithms.Parts(
+    model, sampler or samplers.everyone(), submodels=submodels
+  )
+  algorithm = kind.build(settings, parts)
+  if algorithm.personal is not None and len(test) == 2:
+    raise ValueError(
+      f'method {kind.name!r} judges each client by a model of its own but '
+      'test = (x, y) names no clients; give (x, y, rows of each client)'
+    )
+  numbers = loop.numbers(hyper_lib.Hyper(client, server, settings))
+  tests = {'test': loop.evaluation_set(test[0], test[1], federation, *test[2:])}
+  numbers, federation, tests = loop.place(
+    (numbers, federation, tests), execution
+  )
+  job = loop.Job(algorithm, model, numbers, federation, tests, execution)
+  state = loop.initial_state(job, seed, seed)
+  programs = loop.compile_job(job, state)
+  history = []
+  with shown_progress(progress, rounds) as shown:
+    for stop in loop.run(job, programs, state, rounds, eval_every):
+      history.append({'round': stop.round, **stop.metrics})
+      shown.show(stop.round, stop.metrics)
+      state = stop.state
+  params, stats = algorithm.model(state.server)
+  return Result(params, stats, history, state)
+
+
+def _method(method: Any) -> tuple[algorithms.Method, Any]:
+  """The method and its settings, from its name or its settings."""
+  if isinstance(method, str):
+    found = algorithms.find(method)
+    return found, found.settings()
+  for found in algorithms.METHODS.values():
+    if type(method) is found.settings:
+      return found, method
+  raise ValueError(
+    f'method = {method!r} is neither a name nor the settings of a method; '
+    f'use one of {", ".join(algorithms.METHODS)}'
+  )

@@ -1,0 +1,204 @@
+"""What a configuration must satisfy, checked before anything is compiled."""
+
+import difflib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from fedjax_ls import algorithms
+from fedjax_ls import config as config_lib
+from fedjax_ls.config import Config, ConfigError
+from fedjax_ls.data import KINDS, SOURCES
+from fedjax_ls.models import MODELS, conv, nets, norms
+from fedjax_ls.models.flax_model import LOSSES
+
+# Fields whose value is one of a few names.
+NAMES: dict[str, Iterable[str]] = {
+  'data.name': SOURCES,
+  'partition.kind': KINDS,
+  'model.name': MODELS,
+  'model.norm': norms.KINDS,
+  'model.norm_where': nets.PLACES,
+  'model.initializer': conv.INITIALIZERS,
+  'model.dtype': ('float32', 'bfloat16'),
+  'model.loss': LOSSES,
+  'client.schedule': ('constant', 'exponential', 'cosine', 'step'),
+  'client.optimizer': ('sgd', 'momentum', 'adam'),
+  'client.unit': ('steps', 'epochs'),
+  'client.last_batch': ('masked', 'dropped'),
+  'server.optimizer': (
+    'sgd', 'momentum', 'damped_momentum', 'adagrad', 'adam', 'yogi',
+  ),
+  'server.weights': ('size', 'uniform'),
+  'sampler.name': ('everyone', 'uniform'),
+  'execution.conv': ('auto', *conv.LOWERINGS),
+  'execution.precision': ('float32', 'tensorfloat32', 'bfloat16'),
+  'writers.progress': ('auto', 'bar', 'lines', 'off'),
+}  # fmt: skip
+
+Rule = tuple[Callable[[Any], bool], str]
+_COUNT: Rule = (lambda v: v >= 1, 'choose 1 or more')
+_NOT_NEGATIVE: Rule = (lambda v: v >= 0, 'choose 0 or more')
+_POSITIVE: Rule = (lambda v: v > 0, 'choose a number above 0')
+_DECAY: Rule = (lambda v: 0 <= v < 1, 'choose it in [0, 1)')
+_SEED: Rule = (lambda v: 0 <= v < 2**32, 'choose 0 to 4294967295')
+_OWN_SEED: Rule = (
+  lambda v: -1 <= v < 2**32,
+  'choose 0 to 4294967295, or -1 to follow seed',
+)
+
+# Fields whose value is a number in some range.
+RANGES: dict[str, Rule] = {
+  'seed': _SEED,
+  'train_seed': _OWN_SEED,
+  'partition.seed': _OWN_SEED,
+  'model.seed': _OWN_SEED,
+  'rounds': _COUNT,
+  'eval_every': _COUNT,
+  'data.validation': _DECAY,
+  'partition.num_clients': _COUNT,
+  'partition.classes_per_client': _COUNT,
+  'partition.alpha': _POSITIVE,
+  'partition.min_size': _COUNT,
+  'model.hidden': (
+    lambda v: len(v) > 0 and min(v) >= 1,
+    'give one or more sizes of at least 1',
+  ),
+  'model.feature': (lambda v: v in (192, 384), 'choose 192 or 384'),
+  'model.norm_groups': _COUNT,
+  'model.norm_eps': _POSITIVE,
+  'client.learning_rate': _POSITIVE,
+  'client.decay': (lambda v: 0 < v <= 1, 'choose it in (0, 1]'),
+  'client.horizon': _NOT_NEGATIVE,
+  'client.milestones': (
+    lambda v: list(v) == sorted(set(v)) and all(m > 0 for m in v),
+    'give rounds above 0 in ascending order',
+  ),
+  'client.momentum': _DECAY,
+  'client.weight_decay': _NOT_NEGATIVE,
+  'client.clip_norm': _POSITIVE,
+  'client.batch_size': _COUNT,
+  'client.amount': _COUNT,
+  'server.learning_rate': _POSITIVE,
+  'server.momentum': _DECAY,
+  'server.b1': _DECAY,
+  'server.b2': _DECAY,
+  'server.tau': _POSITIVE,
+  'server.v0': _NOT_NEGATIVE,
+  'sampler.cohort_size': _COUNT,
+  'execution.chunk': _NOT_NEGATIVE,
+  'execution.devices': _NOT_NEGATIVE,
+  'execution.unroll': _COUNT,
+  'writers.checkpoint_every': _NOT_NEGATIVE,
+  'writers.keep': _COUNT,
+}
+
+
+def validate(config: Config) -> Config:
+  """Checks all that can be known without the data.
+
+  Args:
+    config: the configuration.
+
+  Returns:
+    A copy whose values have exactly the types of their fields.
+
+  Raises:
+    ConfigError: the first field that is wrong.
+  """
+  config = config_lib.normalized(config)
+  values = {k: value for k, (_, value) in config_lib.leaves(config).items()}
+  for name, names in NAMES.items():
+    _one_of(name, values[name], names)
+  for name, (good, fix) in RANGES.items():
+    if not good(values[name]):
+      raise ConfigError(f'{name} = {values[name]!r} is out of range; {fix}')
+  _check_together(config)
+  return config
+
+
+def check_data(config: Config, sizes: Any, float_targets: bool) -> None:
+  """Checks what depends on the clients.
+
+  Args:
+    config: a valid configuration.
+    sizes: `[C]` train rows of each client.
+    float_targets: whether the targets are no class numbers.
+
+  Raises:
+    ConfigError: the cohort is larger than the population, a client cannot
+      fill one batch, or the loss does not fit the targets.
+  """
+  sampler, client = config.sampler, config.client
+  if sampler.name == 'uniform' and sampler.cohort_size > len(sizes):
+    raise ConfigError(
+      f'sampler.cohort_size = {sampler.cohort_size} is more than the '
+      f'{len(sizes)} clients; choose 1 to {len(sizes)}'
+    )
+  smallest = int(min(sizes))
+  if client.last_batch == 'dropped' and client.batch_size > smallest:
+    raise ConfigError(
+      f'client.batch_size = {client.batch_size} is more than the {smallest} '
+      'rows of the smallest client, which would drop all of them; lower it or '
+      'set client.last_batch = masked'
+    )
+  fitting = 'squared_error' if float_targets else 'cross_entropy'
+  if config.model.loss != fitting:
+    targets = 'real numbers' if float_targets else 'class numbers'
+    raise ConfigError(
+      f'model.loss = {config.model.loss!r} does not fit targets that are '
+      f'{targets}; use {fitting}'
+    )
+
+
+def _one_of(name: str, value: str, names: Iterable[str]) -> None:
+  names = list(names)
+  if value not in names:
+    near = difflib.get_close_matches(value, names, 1, 0.0)
+    raise ConfigError(
+      f'{name} = {value!r} is unknown; did you mean {near[0]!r}? '
+      f'({", ".join(names)})'
+    )
+
+
+def _check_together(config: Config) -> None:
+  """Fields that must fit each other."""
+  client = config.client
+  _require(
+    client.schedule != 'cosine' or client.horizon > 0,
+    "client.schedule = 'cosine' needs client.horizon, which is 0; set it to "
+    'the rounds after which the learning rate is zero',
+  )
+  _require(
+    client.schedule != 'step' or len(client.milestones) > 0,
+    "client.schedule = 'step' needs client.milestones, which is empty; give "
+    'the rounds at which the learning rate decays',
+  )
+  _require(
+    config.model.norm_where != 'reduced' or config.model.norm == 'ln',
+    f"model.norm_where = 'reduced' does not fit model.norm = "
+    f'{config.model.norm!r}; use norm = ln or norm_where = layers',
+  )
+  _require(
+    config.partition.kind == 'natural'
+    or config.sampler.name == 'everyone'
+    or config.sampler.cohort_size <= config.partition.num_clients,
+    f'sampler.cohort_size = {config.sampler.cohort_size} is more than '
+    f'partition.num_clients = {config.partition.num_clients}; lower it',
+  )
+  _require(
+    config.data.name != 'npz' or bool(config.data.path),
+    "data.name = 'npz' needs data.path, which is empty; give the path of an "
+    '.npz file',
+  )
+  method = algorithms.METHODS[config_lib.method_name(config)]
+  if method.needs_submodels:
+    rates = getattr(config.algorithm, 'rates', ())
+    _require(
+      len(rates) > 0,
+      f'algorithm.rates = {rates!r} is empty; give one rate a tier',
+    )
+
+
+def _require(good: bool, sentence: str) -> None:
+  if not good:
+    raise ConfigError(sentence)
