@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 import fedjax_ls as fl
 from experiments import quickstart_plots
@@ -101,6 +101,7 @@ def curves_of(norm: str, folder: pathlib.Path) -> np.ndarray:
   if path.exists():
     kept = json.loads(path.read_text())
     if kept['configs'] == json.loads(json.dumps(described)):
+      print(f'kept from before in {path}')
       return np.array(kept['test/accuracy'])
   accuracy = sweep(configs)['accuracy'].reshape(-1, len(RATES), len(SEEDS))
   content = {'test/accuracy': accuracy.tolist(), 'configs': described}
@@ -125,6 +126,7 @@ def grid(curves: dict[str, np.ndarray], at: int) -> str:
 def main(argv: Any) -> None:
   """Runs what is missing, then prints the grids and draws the plots."""
   del argv
+  logging.set_verbosity(logging.WARNING)
   folder = pathlib.Path(_WORKDIR.value)
   folder.mkdir(parents=True, exist_ok=True)
   cache = use_compilation_cache()

@@ -8,8 +8,9 @@ import optax
 
 from fedjax_ls import hyper as hyper_lib
 from fedjax_ls import transforms
+from fedjax_ls.data.federation import Federation
 from fedjax_ls.models.base import Model
-from fedjax_ls.types import Ctx, Reduced
+from fedjax_ls.types import Cohort, Ctx, Reduced
 
 Tree = Any
 
@@ -45,6 +46,16 @@ def start(
   params, stats = model.init(key)
   opt = optimizer(hyper.server).init(params)
   return ServerState(params, stats, opt, extra)
+
+
+def init(model: Model):
+  """`Algorithm.init` of a method that keeps nothing but the model."""
+
+  def stateless(hyper: hyper_lib.Hyper, key: jax.Array, federation: Federation):
+    del federation
+    return start(model, hyper, key), ()
+
+  return stateless
 
 
 def send(hyper, server: ServerState, round) -> Message:
@@ -104,9 +115,26 @@ def step(
   hyper: hyper_lib.Hyper,
   server: ServerState,
   reduced: Reduced,
-  delta: Tree = None,
+  stacked: Tree,
+  cohort: Cohort,
 ) -> ServerState:
-  """One step of the server optimizer along the clients' mean change.
+  """`Phase.server` of averaging: a step along the mean of `delta`.
+
+  Args:
+    hyper: settings; reads `hyper.server`.
+    server: the state.
+    reduced: with `delta` (change of the parameters) and `stats`.
+    stacked: not read.
+    cohort: not read.
+  """
+  del stacked, cohort
+  return move(hyper, server, reduced, reduced.mean['delta'])
+
+
+def move(
+  hyper: hyper_lib.Hyper, server: ServerState, reduced: Reduced, delta: Tree
+) -> ServerState:
+  """One step of the server optimizer along a change of the parameters.
 
   Where no client holds an element, its parameter and its optimizer state stay
   as they are: a zero pseudo-gradient would still move them under momentum.
@@ -114,11 +142,10 @@ def step(
   Args:
     hyper: settings; reads `hyper.server`.
     server: the state.
-    reduced: with `delta` (change of the parameters) and `stats`.
-    delta: the change to use instead of the mean of `delta`.
+    reduced: says what is held, and has the mean of `stats`.
+    delta: the change to follow.
   """
   held = reduced.held['delta']
-  delta = reduced.mean['delta'] if delta is None else delta
   tx = optimizer(hyper.server)
   updates, opt = tx.update(optax.tree.scale(-1, delta), server.opt)
   params = optax.apply_updates(server.params, updates)

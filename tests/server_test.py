@@ -25,7 +25,7 @@ def steps_of(settings, deltas, held=True):
       total={},
       held={'delta': {'w': jnp.asarray(held)}, 'stats': {}},
     )
-    state = server.step(hyper, state, reduced)
+    state = server.step(hyper, state, reduced, (), None)
   return np.asarray(state.params['w']), state.opt
 
 

@@ -44,19 +44,10 @@ def fedavg(settings: FedAvg, parts: Parts) -> Algorithm:
   the same weights and never pass through the server optimizer.
   """
   del settings
-  phase = Phase(
-    broadcast=server.send,
-    client=local_sgd(parts.model, unroll=parts.unroll),
-    server=lambda hyper, state, reduced, stacked, cohort: server.step(
-      hyper, state, reduced
-    ),
-  )
+  client = local_sgd(parts.model, unroll=parts.unroll)
   return Algorithm(
-    init=lambda hyper, key, federation: (
-      server.start(parts.model, hyper, key),
-      (),
-    ),
-    phases=(phase,),
+    init=server.init(parts.model),
+    phases=(Phase(server.send, client, server.step),),
     sampler=parts.sampler,
     model=server.global_model,
   )

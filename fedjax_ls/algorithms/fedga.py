@@ -75,9 +75,6 @@ def fedga(settings: FedGA, parts: Parts) -> Algorithm:
     )
     return Start(displaced, ctx.message.stats)
 
-  def step(hyper, state, reduced, stacked, cohort):
-    return server.step(hyper, state, reduced)
-
   def init(hyper: Hyper, key, federation):
     state = server.start(model, hyper, key)
     return state._replace(extra=optax.tree.zeros_like(state.params)), ()
@@ -87,7 +84,7 @@ def fedga(settings: FedGA, parts: Parts) -> Algorithm:
     init=init,
     phases=(
       Phase(server.send, gradient, keep_gradient),
-      Phase(server.send, client, step),
+      Phase(server.send, client, server.step),
     ),
     sampler=parts.sampler,
     model=server.global_model,

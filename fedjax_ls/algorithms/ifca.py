@@ -123,10 +123,10 @@ def ifca(settings: Ifca, parts: Parts) -> Algorithm:
 
   def step(hyper, state, reduced, stacked, cohort):
     if settings.option == 'models':
-      return server.step(hyper, state, reduced)
+      return server.step(hyper, state, reduced, stacked, cohort)
     share = 1.0 / jnp.maximum(reduced.total['clients'], 1.0)
     delta = optax.tree.scale(share, reduced.total['delta'])
-    return server.step(hyper, state, reduced, delta)
+    return server.move(hyper, state, reduced, delta)
 
   def init(hyper: Hyper, key, federation):
     keys = jax.vmap(jax.random.fold_in, (None, 0))(

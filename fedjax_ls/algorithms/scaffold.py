@@ -108,7 +108,7 @@ def scaffold(settings: Scaffold, parts: Parts) -> Algorithm:
     hyper: Hyper, state, reduced: Reduced, stacked, cohort: Cohort
   ) -> server.ServerState:
     change = optax.tree.scale(1 / cohort.population, reduced.total['control'])
-    state = server.step(hyper, state, reduced)
+    state = server.step(hyper, state, reduced, stacked, cohort)
     return state._replace(extra=optax.tree.add(state.extra, change))
 
   def init(hyper: Hyper, key, federation):

@@ -90,18 +90,12 @@ def width(settings: Width, parts: Parts) -> Algorithm:
       }
     )
 
-  def step(hyper, state, reduced, stacked, cohort):
-    return server.step(hyper, state, reduced)
-
   client = local.local_sgd(
     parts.model, tx=tx, start=start, finish=finish, unroll=parts.unroll
   )
   return Algorithm(
-    init=lambda hyper, key, federation: (
-      server.start(parts.model, hyper, key),
-      (),
-    ),
-    phases=(Phase(server.send, client, step),),
+    init=server.init(parts.model),
+    phases=(Phase(server.send, client, server.step),),
     sampler=parts.sampler,
     model=server.global_model,
   )
