@@ -14,26 +14,24 @@ and the names of the axes are in `types.py`.
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from fedjax_ls import debug
 from fedjax_ls.data.federation import Federation
+from fedjax_ls.mapping import map_clients, reduce
 from fedjax_ls.types import (
   Algorithm,
   Array,
   Cohort,
   Ctx,
   Execution,
-  Reduced,
+  Slots,
   State,
   Tree,
-  Weighted,
 )
-
-# The fields of Ctx that are the same for all clients.
-_SHARED = ('message', 'x', 'y', 'round')
 
 
 def clients_mesh(devices: int) -> jax.sharding.Mesh:
@@ -69,9 +67,7 @@ def init(
     seed=jnp.asarray(seed, jnp.uint32),
     round=jnp.zeros((), jnp.int32),
   )
-  shapes = jax.eval_shape(
-    lambda s: round_step(algorithm, hyper, federation, s)[1], state
-  )
+  shapes = jax.eval_shape(partial(_report, algorithm, hyper), federation, state)
   tally = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
   return state._replace(tally=tally)
 
@@ -82,27 +78,101 @@ def round_step(
   federation: Federation,
   state: State,
   execution: Execution = Execution(),  # noqa: B008
-) -> tuple[State, dict[str, tuple[Array, Array]]]:
-  """One round.
+) -> State:
+  """One round, with all examples and all client states on the device."""
+  ids, sampler = draw(algorithm, federation, state)
+  slots = lay_out(federation, state.clients, ids, execution)
+  server, clients, report = exchange(
+    algorithm, hyper, state, slots, len(federation.size), execution
+  )
+  return State(
+    server,
+    _scatter(state.clients, slots.ids, clients),
+    sampler,
+    add_up(state.tally, report),
+    state.seed,
+    state.round + 1,
+  )
+
+
+def draw(
+  algorithm: Algorithm, federation: Federation, state: State
+) -> tuple[Array, Tree]:
+  """The cohort `ids[K]` of a round, and the sampler's new state."""
+  key, _ = _keys(state)
+  return algorithm.sampler.sample(state.sampler, federation, key, state.round)
+
+
+def lay_out(
+  federation: Federation, clients: Tree, ids: Array, execution: Execution
+) -> Slots:
+  """Gathers what a cohort needs, in the order in which devices take it."""
+  population = len(federation.size)
+  mesh = execution.mesh
+  devices = 1 if mesh is None else mesh.size
+  size = jnp.where(ids < population, _gather(federation.size, ids), 0)
+  order, place = by_size(size, devices, execution.chunk)
+  beyond = order >= len(ids)
+  at = jnp.where(beyond, 0, order)
+  ids = jnp.where(beyond, population, ids[at])
+  return Slots(
+    ids=ids,
+    size=jnp.where(beyond, 0, size[at]),
+    rows=_gather(federation.index, ids),
+    labels=_gather(federation.labels, ids),
+    tier=_gather(federation.tier, ids),
+    state=_gather(clients, ids),
+    x=federation.x,
+    y=federation.y,
+    place=place,
+  )
+
+
+def by_size(size, devices: int, chunk: int):
+  """Orders a cohort by size and spreads it over devices and chunks.
+
+  Neighbours in size land on different devices, so that all get the same work,
+  and alike sizes share a chunk, which runs as long as its largest client.
+
+  Args:
+    size: `[K]`, a JAX or a NumPy array; the results are of the same kind.
+    devices: number of devices.
+    chunk: clients vectorized at a time on each.
 
   Returns:
-    The new state, and `{metric: (sum of weight * value, sum of weights)}` of
-    this round.
+    `order[P]`, the member of the cohort in each slot, K and more for padding,
+    and `place[K]`, the slot of each member.
   """
-  key = jax.random.fold_in(jax.random.key(state.seed), state.round)
-  sample_key, client_key = jax.random.split(key)
-  population = len(federation.size)
-  ids, sampler = algorithm.sampler.sample(
-    state.sampler, federation, sample_key, state.round
-  )
-  live = ids < population
-  cohort = Cohort(
-    ids, jnp.where(live, _gather(federation.size, ids), 0), population
-  )
-  server, clients = state.server, _gather(state.clients, ids)
-  carry: Tree = ()
+  xp: Any = np if isinstance(size, np.ndarray) else jnp
+  block = devices * chunk
+  padded = math.ceil(len(size) / block) * block
+  order = xp.argsort(-size, stable=True)
+  order = xp.concatenate([order, xp.arange(len(size), padded)])
+  order = order.reshape(-1, devices, chunk).swapaxes(0, 1).reshape(-1)
+  return order, xp.argsort(order)[: len(size)]
+
+
+def exchange(
+  algorithm: Algorithm,
+  hyper,
+  state: State,
+  slots: Slots,
+  population: int,
+  execution: Execution,
+) -> tuple[Tree, Tree, dict[str, tuple[Array, Array]]]:
+  """All phases of one round, with a cohort that is laid out.
+
+  Reads `server`, `seed` and `round` of the state.
+
+  Returns:
+    The new server, the new client states `[P, ...]`, and
+    `{metric: (sum of weight * value, sum of weights)}` of this round.
+  """
+  server, clients, carry = state.server, slots.state, ()
+  cohort = Cohort(slots.ids[slots.place], slots.size[slots.place], population)
+  _, key = _keys(state)
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, slots.ids)
   report: dict[str, tuple[Array, Array]] = {}
-  keys = jax.vmap(jax.random.fold_in, (None, 0))(client_key, ids)
   # Phases count down, so that the last one, where training is, draws the same
   # batches in every method.
   for left, phase in zip(
@@ -112,30 +182,28 @@ def round_step(
       message=phase.broadcast(hyper, server, state.round),
       state=clients,
       carry=carry,
-      x=federation.x,
-      y=federation.y,
-      rows=_gather(federation.index, ids),
-      size=cohort.size,
-      labels=_gather(federation.labels, ids),
-      tier=_gather(federation.tier, ids),
+      x=slots.x,
+      y=slots.y,
+      rows=slots.rows,
+      size=slots.size,
+      labels=slots.labels,
+      tier=slots.tier,
       key=jax.vmap(jax.random.fold_in, (0, None))(keys, left),
       round=state.round,
     )
-    summed, metrics, (stacked, clients, carry) = _map_clients(
-      phase.client, hyper, ctx, ids, live, execution
+    live = slots.ids < population
+    summed, metrics, (stacked, clients, carry) = map_clients(
+      phase.client, hyper, ctx, slots.ids, live, execution
     )
-    server = phase.server(hyper, server, _reduce(summed), stacked, cohort)
+    stacked = _gather(stacked, slots.place)
+    server = phase.server(hyper, server, reduce(summed), stacked, cohort)
     report |= metrics
-  tally = {k: _add(v, report[k]) for k, v in state.tally.items()}
-  new = State(
-    server,
-    _scatter(state.clients, ids, clients),
-    sampler,
-    tally,
-    state.seed,
-    state.round + 1,
-  )
-  return new, report
+  return server, clients, report
+
+
+def add_up(tally: dict, report: dict) -> dict:
+  """The tally with one more round's report; an empty tally stays empty."""
+  return {name: _add(sums, report[name]) for name, sums in tally.items()}
 
 
 def run_rounds(
@@ -149,14 +217,30 @@ def run_rounds(
   """Runs `num_rounds` rounds (a traced integer) without leaving the device."""
   if execution.debug:
     for _ in range(int(num_rounds)):
-      state, _ = round_step(algorithm, hyper, federation, state, execution)
+      state = round_step(algorithm, hyper, federation, state, execution)
     return state
   return jax.lax.fori_loop(
     0,
     num_rounds,
-    lambda _, s: round_step(algorithm, hyper, federation, s, execution)[0],
+    lambda _, s: round_step(algorithm, hyper, federation, s, execution),
     state,
   )
+
+
+def _report(algorithm: Algorithm, hyper, federation: Federation, state: State):
+  """What a round reports, for its structure."""
+  execution = Execution()
+  ids, _ = draw(algorithm, federation, state)
+  slots = lay_out(federation, state.clients, ids, execution)
+  population = len(federation.size)
+  return exchange(algorithm, hyper, state, slots, population, execution)[2]
+
+
+def _keys(state: State) -> tuple[Array, Array]:
+  """Random keys of a round: for its cohort, and for its clients."""
+  key = jax.random.fold_in(jax.random.key(state.seed), state.round)
+  sample_key, client_key = jax.random.split(key)
+  return sample_key, client_key
 
 
 def _gather(tree: Tree, ids: Array) -> Tree:
@@ -169,145 +253,3 @@ def _scatter(tree: Tree, ids: Array, new: Tree) -> Tree:
 
 def _add(a: Tree, b: Tree) -> Tree:
   return jax.tree.map(jnp.add, a, b)
-
-
-def _sums(weighted: dict[str, Weighted], live: Array) -> dict[str, Tree]:
-  """{name: (tree of weight * value, tree of weights)} of one client."""
-
-  def product(w, v):
-    return jnp.where(w != 0, w * v, 0).astype(v.dtype)
-
-  sums = {}
-  for name, (value, weight) in weighted.items():
-    # A dead slot counts for nothing, whatever it uploads.
-    weight = jax.tree.map(lambda w: live * jnp.asarray(w, float), weight)
-    weight = jax.tree.broadcast(weight, value)
-    sums[name] = (jax.tree.map(product, weight, value), weight)
-  return sums
-
-
-def _reduce(sums: dict[str, Tree]) -> Reduced:
-  def mean(total, weight):
-    return total / jnp.where(weight > 0, weight, 1).astype(total.dtype)
-
-  return Reduced(
-    mean={k: jax.tree.map(mean, *v) for k, v in sums.items()},
-    total={k: total for k, (total, _) in sums.items()},
-    held={
-      k: jax.tree.map(lambda w: w > 0, weight)
-      for k, (_, weight) in sums.items()
-    },
-  )
-
-
-def _map_clients(client, hyper, ctx: Ctx, ids, live, execution: Execution):
-  """Runs `client` over the cohort and adds up what is to be summed.
-
-  Returns:
-    Sums of `Upload.summed`, sums of `Upload.metrics`, and the tuple of
-    stacked arrays, states and carries, `[K, ...]` in the cohort's order.
-  """
-
-  def one(hyper, ctx: Ctx, live: Array):
-    upload = client(hyper, ctx)
-    kept = (
-      upload.stacked,
-      ctx.state if upload.state is None else upload.state,
-      ctx.carry if upload.carry is None else upload.carry,
-    )
-    return _sums(upload.summed, live), _sums(upload.metrics, live), kept
-
-  if execution.debug:
-    outs = debug.each_client(partial(one, hyper), *_split(ctx), ids, live)
-    summed, metrics, kept = jax.tree.map(lambda *a: jnp.stack(a), *outs)
-    return *jax.tree.map(lambda a: a.sum(0), (summed, metrics)), kept
-
-  mesh = execution.mesh
-  devices = 1 if mesh is None else mesh.size
-  order = _by_size(ctx.size, devices, execution.chunk)
-  slots = jnp.clip(order, max=len(ids) - 1)
-  shared, own = _split(ctx)
-  own = _gather(own, slots)
-  live = jnp.where(order < len(ids), live[slots], False)
-
-  def run(hyper, shared, own, live):
-    client = partial(one, hyper)
-    axes = () if mesh is None else mesh.axis_names
-    return _chunks(client, shared, own, live, execution.chunk, axes)
-
-  run = run if mesh is None else _sharded(run, mesh)
-  summed, metrics, kept = run(hyper, shared, own, live)
-  back = jnp.argsort(order)[: len(ids)]
-  return summed, metrics, _gather(kept, back)
-
-
-def _by_size(size: Array, devices: int, chunk: int) -> Array:
-  """Order of the slots that puts alike sizes into one chunk.
-
-  Neighbours in size land on different devices, so that all get the same work;
-  values of `len(size)` and more are padding.
-  """
-  block = devices * chunk
-  padded = math.ceil(len(size) / block) * block
-  order = jnp.argsort(-size, stable=True)
-  order = jnp.concatenate([order, jnp.arange(len(size), padded)])
-  return order.reshape(-1, devices, chunk).swapaxes(0, 1).reshape(-1)
-
-
-def _split(ctx: Ctx) -> tuple[dict[str, Tree], dict[str, Tree]]:
-  """What all clients share, and what each has of its own, by field."""
-  fields = ctx._asdict()
-  shared = {name: fields.pop(name) for name in _SHARED}
-  return shared, fields
-
-
-def _chunks(one, shared, own, live: Array, chunk: int, axes=()):
-  """Scans over chunks of clients, each a `vmap`, with running sums.
-
-  `axes` are the mesh axes that the clients, and so the sums, vary over.
-  """
-
-  def block(own, live):
-    if chunk == 1:  # no batch axis: plain matmuls and real loop lengths
-      squeezed = jax.tree.map(lambda a: a[0], (own, live))
-      out = one(Ctx(**shared, **squeezed[0]), squeezed[1])
-      return *out[:2], jax.tree.map(lambda a: a[None], out[2])
-    out = jax.vmap(lambda o, v: one(Ctx(**shared, **o), v))(own, live)
-    return *jax.tree.map(lambda a: a.sum(0), out[:2]), out[2]
-
-  def step(sums, part):
-    *new, kept = block(*part)
-    return _add(sums, tuple(new)), kept
-
-  parts = jax.tree.map(
-    lambda a: a.reshape(len(a) // chunk, chunk, *a.shape[1:]), (own, live)
-  )
-  first = jax.tree.map(lambda a: a[0], parts)
-  if len(live) == chunk:
-    return block(*first)
-  shapes = jax.eval_shape(lambda p: block(*p)[:2], first)
-  zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
-  zeros = jax.lax.pcast(zeros, axes, to='varying') if axes else zeros
-  sums, kept = jax.lax.scan(step, zeros, parts)
-  flat = jax.tree.map(lambda a: a.reshape(len(live), *a.shape[2:]), kept)
-  return *sums, flat
-
-
-def _sharded(run, mesh):
-  """`run` with its clients split over the mesh and its sums added up."""
-  replicated = jax.sharding.PartitionSpec()
-  split = jax.sharding.PartitionSpec('clients')
-
-  def local(hyper, shared, own, live):
-    # A gradient with respect to a replicated value would be summed over the
-    # devices, silently: make each device's copy its own.
-    hyper, shared = jax.lax.pcast((hyper, shared), 'clients', to='varying')
-    summed, metrics, kept = run(hyper, shared, own, live)
-    return *jax.lax.psum((summed, metrics), 'clients'), kept
-
-  return jax.shard_map(
-    local,
-    mesh=mesh,
-    in_specs=(replicated, replicated, split, split),
-    out_specs=(replicated, replicated, split),
-  )

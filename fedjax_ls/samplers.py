@@ -1,8 +1,8 @@
 """Who takes part in a round."""
 
-import jax
 import jax.numpy as jnp
 
+from fedjax_ls import shuffle
 from fedjax_ls.types import Sampler
 
 
@@ -17,13 +17,15 @@ def everyone() -> Sampler:
 
 
 def uniform(cohort_size: int) -> Sampler:
-  """`cohort_size` distinct clients a round, each subset equally likely."""
+  """`cohort_size` distinct clients a round, each subset equally likely.
+
+  Costs the same for any population.
+  """
 
   def sample(state, federation, key, round):
     del round
     population = len(federation.size)
-    shape = (cohort_size,)
-    ids = jax.random.choice(key, population, shape, replace=False)
+    ids = shuffle.permute(key, jnp.arange(cohort_size), population)
     return ids, state
 
   return Sampler(lambda federation: (), sample)

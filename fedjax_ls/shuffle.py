@@ -16,7 +16,9 @@ import jax.numpy as jnp
 _ROUNDS = 32
 
 
-def permute(key: jax.Array, position: jax.Array, size: jax.Array) -> jax.Array:
+def permute(
+  key: jax.Array, position: jax.Array, size: int | jax.Array
+) -> jax.Array:
   """Images of positions under a random permutation of `range(size)`.
 
   Args:

@@ -98,6 +98,35 @@ class Cohort(NamedTuple):
   population: int
 
 
+class Slots(NamedTuple):
+  """A cohort as it is laid out on the devices: P >= K slots.
+
+  The slots of one device follow one another, sorted by size so that a chunk
+  holds clients alike; what fills up the last chunk is dead.
+
+  Attributes:
+    ids: `[P]` client numbers, C for a dead slot.
+    size: `[P]` numbers of examples, 0 for a dead slot.
+    rows: `[P, L]` row numbers in `x` and `y`.
+    labels: `[P, Y]` examples of each class.
+    tier: `[P]` resource tiers.
+    state: `[P, ...]` the clients' own states.
+    x: `[N, ...]` the examples.
+    y: `[N, ...]` their labels or targets.
+    place: `[K]` slot of each member of the cohort, in the sampler's order.
+  """
+
+  ids: Any
+  size: Any
+  rows: Any
+  labels: Any
+  tier: Any
+  state: Any
+  x: Any
+  y: Any
+  place: Any
+
+
 class Phase(NamedTuple):
   """One exchange between server and clients.
 
@@ -173,8 +202,11 @@ class Execution(NamedTuple):
     chunk: clients vectorized at a time, on each device.
     mesh: `clients_mesh(devices)`, None for a single device.
     debug: run client by client, unjitted, and name the one that fails.
+    fed: whether the host feeds each device the examples of its own clients,
+      instead of all examples being on all devices.
   """
 
   chunk: int = 1
   mesh: jax.sharding.Mesh | None = None
   debug: bool = False
+  fed: bool = False

@@ -6,8 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from fedjax_ls import local, server, transforms
-from fedjax_ls import round as round_lib
+from fedjax_ls import local, mapping, server, transforms
 from fedjax_ls.algorithms import scaffold, width
 from tests import oracles, toy
 
@@ -146,9 +145,11 @@ def test_moving_an_empty_cluster(monkeypatch):
 
 
 def test_weighing_dead_slots(monkeypatch):
-  original = round_lib._sums
+  original = mapping.weighted_sums
   monkeypatch.setattr(
-    round_lib, '_sums', lambda weighted, live: original(weighted, True)
+    mapping,
+    'weighted_sums',
+    lambda weighted, live: original(weighted, True),
   )
   p = toy.problem('fedavg', server={'weights': 'uniform'})
   short = np.array([[0, 1, toy.DEAD, toy.DEAD]] * 3)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_ls import debug, samplers
+from fedjax_ls import debug, mapping, samplers
 from fedjax_ls import round as round_lib
 from fedjax_ls.types import Execution, Phase, Upload, Weighted
 from tests import toy
@@ -13,10 +13,10 @@ from tests import toy
 
 def reduce(uploads, live):
   sums = [
-    round_lib._sums(u, jnp.asarray(v))
+    mapping.weighted_sums(u, jnp.asarray(v))
     for u, v in zip(uploads, live, strict=True)
   ]
-  return round_lib._reduce(jax.tree.map(lambda *a: sum(a), *sums))
+  return mapping.reduce(jax.tree.map(lambda *a: sum(a), *sums))
 
 
 def test_scalar_weights_give_the_weighted_mean():
@@ -69,8 +69,10 @@ def test_alike_sizes_share_a_chunk_and_devices_share_the_work(
   devices, chunk, expected
 ):
   size = jnp.array([5, 9, 2, 7])
-  order = round_lib._by_size(size, devices, chunk)
-  np.testing.assert_array_equal(order, expected)
+  for kind in (jnp.asarray, np.asarray):
+    order, place = round_lib.by_size(kind(size), devices, chunk)
+    np.testing.assert_array_equal(order, expected)
+    np.testing.assert_array_equal(np.asarray(order)[place], range(4))
 
 
 def test_uniform_cohorts_are_distinct_and_equally_likely():
@@ -127,5 +129,5 @@ def test_debug_mode_names_the_client_that_raises():
   phase = p.algorithm.phases[0]._replace(client=client)
   algorithm = p.algorithm._replace(phases=(phase,))
   how = Execution(debug=True)
-  with pytest.raises(debug.ClientError, match=r'client 2: IndexError'):
+  with pytest.raises(debug.ClientError, match=r'client 1: IndexError'):
     round_lib.run_rounds(algorithm, p.hyper, p.federation, p.state, 1, how)

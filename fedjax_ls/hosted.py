@@ -1,0 +1,275 @@
+"""Rounds over data that stay on the host.
+
+The examples (arrays, or files mapped into memory) and the clients' states
+never are on the device as a whole: a thread gathers the next cohort's examples
+while the device works on this one, and the states of a cohort go there and
+back.  Several processes each read only the examples of their own devices.
+"""
+
+import collections
+import concurrent.futures
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fedjax_ls import round as round_lib
+from fedjax_ls.data.federation import Federation
+from fedjax_ls.types import Algorithm, Execution, Slots, State
+
+Tree = Any
+
+
+class HostFederation(NamedTuple):
+  """All examples and who owns them, in the host's memory or in files.
+
+  Attributes:
+    x: `[N, ...]` inputs, NumPy array or memory map.
+    y: `[N, ...]` labels or targets.
+    rows: row numbers, client after client.
+    offset: `[C + 1]`; client c owns `rows[offset[c]:offset[c + 1]]`.
+    labels: `[C, Y]` counts of the classes.
+    tier: `[C]` resource tiers.
+  """
+
+  x: np.ndarray
+  y: np.ndarray
+  rows: np.ndarray
+  offset: np.ndarray
+  labels: np.ndarray
+  tier: np.ndarray
+
+  @property
+  def num_clients(self) -> int:
+    """Number of clients C."""
+    return len(self.offset) - 1
+
+
+def on_host(federation: Federation) -> HostFederation:
+  """A federation of NumPy arrays as one that stays on the host.
+
+  >>> from fedjax_ls.data import federate
+  >>> made = federate(np.ones((3, 2)), np.array([0, 1, 1]), [[2], [1, 0]])
+  >>> on_host(made).rows, on_host(made).offset
+  (array([2, 1, 0], dtype=int32), array([0, 1, 3]))
+  """
+  own = np.arange(federation.index.shape[1]) < federation.size[:, None]
+  return HostFederation(
+    federation.x,
+    federation.y,
+    federation.index[own],
+    np.concatenate([[0], np.cumsum(federation.size)]),
+    federation.labels,
+    federation.tier,
+  )
+
+
+def outline(host: HostFederation) -> Federation:
+  """What samplers and methods may see of it: sizes and tiers, no examples."""
+  size = np.diff(host.offset).astype(np.int32)
+  none = np.zeros((len(size), 0), np.int32)
+  return Federation(host.x[:0], host.y[:0], none, size, none, host.tier)
+
+
+def client_states(algorithm: Algorithm, hyper, outlined: Federation, key):
+  """`[C, ...]` states of all clients, as NumPy arrays.
+
+  States that start at zero take memory only once they are touched.
+  """
+  _, client = algorithm.init(hyper, key, outlined)
+  population = len(outlined.size)
+
+  def many(leaf):
+    leaf = np.asarray(leaf)
+    states = np.zeros((population, *leaf.shape), leaf.dtype)
+    if leaf.any():
+      states[:] = leaf
+    return states
+
+  return jax.tree.map(many, client)
+
+
+def advance(
+  algorithm: Algorithm, host: HostFederation, execution: Execution
+) -> Callable[[Any, Federation, State, Any], State]:
+  """Builds the block of rounds over data on the host.
+
+  Args:
+    algorithm: the method; its sampler must not read examples.
+    host: the data.
+    execution: how rounds are mapped over clients, `fed`.
+
+  Returns:
+    `(hyper, outline, state, num_rounds) -> state`; the clients' states in it
+    are NumPy arrays and are changed in place, the rest is used up.
+  """
+  population = host.num_clients
+  draw = jax.jit(partial(round_lib.draw, algorithm))
+
+  @partial(jax.jit, donate_argnums=2)
+  def step(hyper, slots: Slots, state: State):
+    server, clients, report = round_lib.exchange(
+      algorithm, hyper, state, slots, population, execution
+    )
+    tally = round_lib.add_up(state.tally, report)
+    state = state._replace(server=server, tally=tally, round=state.round + 1)
+    return state, clients, state.round + 0
+
+  def rounds(hyper, outlined, state: State, num_rounds) -> State:
+    states, state = state.clients, state._replace(clients=())
+    previous, sampler = None, state.sampler
+    drawn = _drawn(draw, outlined, state, int(num_rounds))
+    for slots, after in _prefetched(drawn, host, execution):
+      own = _gather_states(states, slots.ids)
+      placed = _put_slots(slots, own, execution)
+      state, clients, now = step(hyper, placed, state)
+      _write_states(states, slots.ids, clients)
+      sampler = after
+      if previous is not None:
+        previous.block_until_ready()  # at most two rounds are under way
+      previous = now
+    return state._replace(clients=states, sampler=sampler)
+
+  return rounds
+
+
+def _drawn(draw, outlined: Federation, state: State, num_rounds: int):
+  """Yields the cohort of each round and the sampler's state after it."""
+  first, sampler = int(state.round), state.sampler
+  # The steps use up the state's arrays: draw from copies.
+  bare: Any = state._replace(server=(), tally={})
+  bare = bare._replace(seed=np.asarray(state.seed))
+  for t in range(first, first + num_rounds):
+    now = bare._replace(sampler=sampler, round=np.int32(t))
+    ids, sampler = draw(outlined, now)
+    yield jax.device_get(ids), sampler
+
+
+def _prefetched(drawn, host: HostFederation, execution: Execution):
+  """Yields `(slots, sampler)`, the next cohort always being gathered."""
+  asked: collections.deque = collections.deque()
+  with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    for ids, sampler in drawn:
+      asked.append((pool.submit(lay_out, host, ids, execution), sampler))
+      if len(asked) > 1:
+        ready, after = asked.popleft()
+        yield ready.result(), after
+    for ready, after in asked:
+      yield ready.result(), after
+
+
+def lay_out(
+  host: HostFederation, ids: np.ndarray, execution: Execution
+) -> Slots:
+  """Gathers a cohort's examples for this process's devices.
+
+  The number of examples is rounded up to a power of two, so that a run
+  compiles a few programs and not one a round.
+
+  Returns:
+    The slots as NumPy arrays without states; `x` and `y` are a list of one
+    array for each device of this process.
+  """
+  devices = _devices(execution)
+  population = host.num_clients
+  known = np.minimum(ids, population - 1)
+  size = np.where(
+    ids < population, host.offset[known + 1] - host.offset[known], 0
+  )
+  order, place = round_lib.by_size(size, len(devices), execution.chunk)
+  padding = order >= len(ids)
+  order = np.where(padding, 0, order)
+  ids = np.where(padding, population, ids[order]).astype(np.int32)
+  size = np.where(padding, 0, size[order]).astype(np.int32)
+  known = np.minimum(ids, population - 1)
+  by_device = size.reshape(len(devices), -1)
+  longest = _power_of_two(np.diff(host.offset).max())
+  capacity = _power_of_two(by_device.sum(1).max())
+  begin = (np.cumsum(by_device, 1) - by_device).reshape(-1, 1)
+  owned = [
+    _rows(host, mine, capacity)
+    for device, mine in zip(devices, ids.reshape(by_device.shape), strict=True)
+    if device.process_index == jax.process_index()
+  ]
+  return Slots(
+    ids=ids,
+    size=size,
+    rows=np.minimum(begin + np.arange(longest), capacity - 1).astype(np.int32),
+    labels=host.labels[known],
+    tier=host.tier[known],
+    state=(),
+    x=[host.x[rows] for rows in owned],
+    y=[host.y[rows] for rows in owned],
+    place=place,
+  )
+
+
+def _devices(execution: Execution) -> list[jax.Device]:
+  if execution.mesh is None:
+    return jax.local_devices()[:1]
+  return list(execution.mesh.devices.flat)
+
+
+def _rows(host: HostFederation, ids: np.ndarray, capacity: int) -> np.ndarray:
+  """Rows of some clients, one after another, then row 0."""
+  live = ids[ids < host.num_clients]
+  own = [host.rows[host.offset[i] : host.offset[i + 1]] for i in live]
+  rows = np.concatenate([*own, np.zeros(capacity, host.rows.dtype)])
+  return rows[:capacity]
+
+
+def _power_of_two(count: int) -> int:
+  return 1 << max(int(count) - 1, 0).bit_length()
+
+
+def _put_slots(slots: Slots, state: Tree, execution: Execution) -> Slots:
+  """Slots on the devices: examples on their own, the rest on all."""
+  rest = _put(slots._replace(state=state, x=(), y=()), execution)
+  x, y = (_split(blocks, execution) for blocks in (slots.x, slots.y))
+  return rest._replace(x=x, y=y)
+
+
+def _split(blocks: list[np.ndarray], execution: Execution) -> jax.Array:
+  if execution.mesh is None:
+    return jax.device_put(blocks[0])
+  spec = jax.sharding.PartitionSpec('clients')
+  sharding = jax.sharding.NamedSharding(execution.mesh, spec)
+  local = execution.mesh.local_devices
+  arrays = [
+    jax.device_put(block, device)
+    for block, device in zip(blocks, local, strict=True)
+  ]
+  shape = (execution.mesh.size * len(blocks[0]), *blocks[0].shape[1:])
+  return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
+
+
+def _put(tree: Tree, execution: Execution) -> Tree:
+  """Arrays on the device, or a copy on each device of the mesh."""
+  if execution.mesh is None:
+    return jax.device_put(tree)
+  spec = jax.sharding.PartitionSpec()
+  sharding = jax.sharding.NamedSharding(execution.mesh, spec)
+
+  def put(array):
+    array = np.asarray(array)
+    return jax.make_array_from_callback(
+      array.shape, sharding, array.__getitem__
+    )
+
+  return jax.tree.map(put, tree)
+
+
+def _gather_states(states: Tree, ids: np.ndarray) -> Tree:
+  return jax.tree.map(lambda a: a[np.minimum(ids, len(a) - 1)], states)
+
+
+def _write_states(states: Tree, ids: np.ndarray, clients: Tree) -> None:
+  if jax.tree.leaves(states):
+
+    def write(array, new):
+      live = ids < len(array)
+      array[ids[live]] = new[live]
+
+    jax.tree.map(write, states, jax.device_get(clients))
