@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_ls import algorithms, data, hyper, loop, models, samplers
+from fedjax_ls import algorithms, data, hosted, hyper, loop, models, samplers
 from fedjax_ls import config as config_lib
 from fedjax_ls import round as round_lib
 from fedjax_ls.config import Config, ConfigError
 from fedjax_ls.data import Dataset, Partition
+from fedjax_ls.placement import place
 from fedjax_ls.types import Execution, Sampler, State
 from fedjax_ls.validate import check_data
 
@@ -72,8 +73,18 @@ def prepare(config: Config, stored: dict[str, Any] | None = None) -> Experiment:
     name: loop.evaluation_set(held.x_test, held.y_test, federation, rows)
     for name, (held, rows) in held_out.items()
   }
+  host = None
+  if config.execution.data == 'host':
+    if algorithm.personal is not None:
+      raise ConfigError(
+        f'execution.data = host does not fit method '
+        f'{config_lib.method_name(config)}, which judges clients by their '
+        'training data; use execution.data = device'
+      )
+    host = hosted.on_host(federation)
+    federation = hosted.outline(host)
   settings = hyper.Hyper(config.client, config.server, config.algorithm)
-  numbers, federation, tests = loop.place(
+  numbers, federation, tests = place(
     (loop.numbers(settings), federation, tests), execution
   )
   job = loop.Job(
@@ -84,6 +95,7 @@ def prepare(config: Config, stored: dict[str, Any] | None = None) -> Experiment:
     tests,
     execution,
     config.execution.precision,
+    host,
   )
   seeds = config_lib.seeds(config)
   state = _sentence(loop.initial_state, job, seeds['model'], seeds['train'])
@@ -270,7 +282,8 @@ def _execution(
   cohort = population if everyone else config.sampler.cohort_size
   most = math.ceil(cohort / devices)
   chunk = wanted.chunk or stored.get('execution.chunk', 0)
-  shrinks = not chunk and backend != 'cpu' and not wanted.debug
+  automatic = not chunk and wanted.data == 'device'
+  shrinks = automatic and backend != 'cpu' and not wanted.debug
   # On CPU one client at a time is fastest.
   chunk = chunk or (most if shrinks else 1)
   resolved['execution.conv'] = models.resolve_conv(conv, backend)
@@ -279,6 +292,7 @@ def _execution(
     min(chunk, most),
     round_lib.clients_mesh(devices) if devices > 1 else None,
     wanted.debug,
+    wanted.data == 'host',
   )
   return execution, resolved, shrinks
 

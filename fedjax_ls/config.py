@@ -119,6 +119,8 @@ class Execution:
     conv: `native`, `matmul` or `auto`.
     unroll: local steps unrolled into one loop body.
     debug: client by client and unjitted, naming the client that fails.
+    data: where examples and client states are, on the `device` or on the
+      `host`, which feeds it one cohort at a time.
     precision: of float32 matrix products: `float32`, `tensorfloat32` or
       `bfloat16`.
   """
@@ -128,6 +130,7 @@ class Execution:
   conv: str = 'auto'
   unroll: int = 1
   debug: bool = False
+  data: str = 'device'
   precision: str = 'float32'
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from fedjax_ls import round as round_lib
 from fedjax_ls.data.federation import Federation
+from fedjax_ls.placement import place, split
 from fedjax_ls.types import Algorithm, Execution, Slots, State
 
 Tree = Any
@@ -67,14 +68,18 @@ def on_host(federation: Federation) -> HostFederation:
 
 
 def outline(host: HostFederation) -> Federation:
-  """What samplers and methods may see of it: sizes and tiers, no examples."""
+  """What samplers and methods may see of it: all but the examples.
+
+  One example stays, for its shape and type.
+  """
   size = np.diff(host.offset).astype(np.int32)
-  none = np.zeros((len(size), 0), np.int32)
-  return Federation(host.x[:0], host.y[:0], none, size, none, host.tier)
+  index = np.zeros((len(size), 1), np.int32)
+  x, y = np.array(host.x[:1]), np.array(host.y[:1])
+  return Federation(x, y, index, size, host.labels, host.tier)
 
 
-def client_states(algorithm: Algorithm, hyper, outlined: Federation, key):
-  """`[C, ...]` states of all clients, as NumPy arrays.
+def init(algorithm: Algorithm, hyper, outlined: Federation, key, seed) -> State:
+  """As `round.init`, with the clients' states as NumPy arrays.
 
   States that start at zero take memory only once they are touched.
   """
@@ -88,7 +93,8 @@ def client_states(algorithm: Algorithm, hyper, outlined: Federation, key):
       states[:] = leaf
     return states
 
-  return jax.tree.map(many, client)
+  states = jax.tree.map(many, client)
+  return round_lib.init(algorithm, hyper, outlined, key, seed, states)
 
 
 def advance(
@@ -118,12 +124,12 @@ def advance(
     return state, clients, state.round + 0
 
   def rounds(hyper, outlined, state: State, num_rounds) -> State:
-    states, state = state.clients, state._replace(clients=())
-    previous, sampler = None, state.sampler
-    drawn = _drawn(draw, outlined, state, int(num_rounds))
+    states, sampler, previous = state.clients, state.sampler, None
+    drawn = _drawn(draw, outlined, state, int(num_rounds), execution)
+    state = state._replace(clients=(), sampler=())
     for slots, after in _prefetched(drawn, host, execution):
       own = _gather_states(states, slots.ids)
-      placed = _put_slots(slots, own, execution)
+      placed = _placed(slots, own, execution)
       state, clients, now = step(hyper, placed, state)
       _write_states(states, slots.ids, clients)
       sampler = after
@@ -135,15 +141,18 @@ def advance(
   return rounds
 
 
-def _drawn(draw, outlined: Federation, state: State, num_rounds: int):
+def _drawn(
+  draw, outlined: Federation, state: State, num_rounds: int, execution
+):
   """Yields the cohort of each round and the sampler's state after it."""
-  first, sampler = int(state.round), state.sampler
-  # The steps use up the state's arrays: draw from copies.
-  bare: Any = state._replace(server=(), tally={})
-  bare = bare._replace(seed=np.asarray(state.seed))
-  for t in range(first, first + num_rounds):
-    now = bare._replace(sampler=sampler, round=np.int32(t))
-    ids, sampler = draw(outlined, now)
+  first, seed = jax.device_get((state.round, state.seed))
+  sampler = state.sampler
+  # The steps use up the rest of the state: draw from a copy of the seed.
+  bare: Any = state._replace(server=(), clients=(), tally={})
+  bare = bare._replace(seed=place(seed, execution))
+  for t in range(int(first), int(first) + num_rounds):
+    t = place(np.int32(t), execution)
+    ids, sampler = draw(outlined, bare._replace(sampler=sampler, round=t))
     yield jax.device_get(ids), sampler
 
 
@@ -224,41 +233,11 @@ def _power_of_two(count: int) -> int:
   return 1 << max(int(count) - 1, 0).bit_length()
 
 
-def _put_slots(slots: Slots, state: Tree, execution: Execution) -> Slots:
+def _placed(slots: Slots, state: Tree, execution: Execution) -> Slots:
   """Slots on the devices: examples on their own, the rest on all."""
-  rest = _put(slots._replace(state=state, x=(), y=()), execution)
-  x, y = (_split(blocks, execution) for blocks in (slots.x, slots.y))
+  rest = place(slots._replace(state=state, x=(), y=()), execution)
+  x, y = (split(blocks, execution) for blocks in (slots.x, slots.y))
   return rest._replace(x=x, y=y)
-
-
-def _split(blocks: list[np.ndarray], execution: Execution) -> jax.Array:
-  if execution.mesh is None:
-    return jax.device_put(blocks[0])
-  spec = jax.sharding.PartitionSpec('clients')
-  sharding = jax.sharding.NamedSharding(execution.mesh, spec)
-  local = execution.mesh.local_devices
-  arrays = [
-    jax.device_put(block, device)
-    for block, device in zip(blocks, local, strict=True)
-  ]
-  shape = (execution.mesh.size * len(blocks[0]), *blocks[0].shape[1:])
-  return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
-
-
-def _put(tree: Tree, execution: Execution) -> Tree:
-  """Arrays on the device, or a copy on each device of the mesh."""
-  if execution.mesh is None:
-    return jax.device_put(tree)
-  spec = jax.sharding.PartitionSpec()
-  sharding = jax.sharding.NamedSharding(execution.mesh, spec)
-
-  def put(array):
-    array = np.asarray(array)
-    return jax.make_array_from_callback(
-      array.shape, sharding, array.__getitem__
-    )
-
-  return jax.tree.map(put, tree)
 
 
 def _gather_states(states: Tree, ids: np.ndarray) -> Tree:

@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_ls import evaluate as evaluate_lib
+from fedjax_ls import hosted
 from fedjax_ls import round as round_lib
 from fedjax_ls.data.federation import Federation, federate
 from fedjax_ls.models.base import Model
+from fedjax_ls.placement import place
 from fedjax_ls.types import Algorithm, Execution, State
 
 Tree = Any
@@ -33,6 +35,7 @@ class Job(NamedTuple):
     tests: sets to evaluate on, by the name their metrics begin with.
     execution: how rounds are mapped over clients.
     precision: of float32 matrix products.
+    host: the data if they stay on the host; `federation` is their outline.
   """
 
   algorithm: Algorithm
@@ -42,6 +45,7 @@ class Job(NamedTuple):
   tests: dict[str, Federation]
   execution: Execution = Execution()
   precision: str = 'float32'
+  host: hosted.HostFederation | None = None
 
 
 class Programs(NamedTuple):
@@ -80,17 +84,12 @@ class Stop(NamedTuple):
   seconds: float
 
 
-def place(tree: Tree, execution: Execution) -> Tree:
-  """Puts arrays on the device, or a copy on each device of the mesh."""
-  target: Any = jax.devices()[0]
-  if execution.mesh is not None:
-    spec = jax.sharding.PartitionSpec()
-    target = jax.sharding.NamedSharding(execution.mesh, spec)
-  return jax.device_put(tree, target)
-
-
 def initial_state(job: Job, model_seed: int, train_seed: int) -> State:
   """State before the first round, on the job's devices."""
+  if job.host is not None:
+    key = jax.random.key(model_seed)
+    args = (job.algorithm, job.hyper, job.federation, key, train_seed)
+    return place_state(hosted.init(*args), job)
   state = jax.jit(round_lib.init, static_argnums=0)(
     job.algorithm,
     job.hyper,
@@ -98,7 +97,16 @@ def initial_state(job: Job, model_seed: int, train_seed: int) -> State:
     jax.random.key(model_seed),
     np.uint32(train_seed),
   )
-  return place(state, job.execution)
+  return place_state(state, job)
+
+
+def place_state(state: State, job: Job) -> State:
+  """The state on the job's devices; the clients' own may stay on the host."""
+  if job.host is None:
+    return place(state, job.execution)
+  clients = jax.tree.map(np.array, state.clients)
+  rest = place(state._replace(clients=()), job.execution)
+  return rest._replace(clients=clients)
 
 
 def evaluation_set(
@@ -168,9 +176,14 @@ def compile_job(job: Job, state: State) -> Programs:
     return metrics, _healthy(state)
 
   with jax.default_matmul_precision(job.precision):
-    judged = jax.jit(judge).lower(job.hyper, job.federation, state, job.tests)
+    judged = jax.jit(judge).lower(
+      job.hyper, job.federation, _on_device(state, job), job.tests
+    )
     if job.execution.debug:
       return Programs(block, judged.compile(), _since(begin), 0)
+    if job.host is not None:
+      advance = hosted.advance(job.algorithm, job.host, job.execution)
+      return Programs(advance, judged.compile(), _since(begin), 0)
     count = place(np.int32(0), job.execution)
     blocked = jax.jit(block, donate_argnums=2).lower(
       job.hyper, job.federation, state, count
@@ -219,7 +232,7 @@ def run(
     with _guard(job.execution):
       state = programs.advance(job.hyper, job.federation, state, count)
       metrics, healthy = programs.judge(
-        job.hyper, job.federation, state, job.tests
+        job.hyper, job.federation, _on_device(state, job), job.tests
       )
     now = end
     values = {k: _shortest(v) for k, v in jax.device_get(metrics).items()}
@@ -229,6 +242,10 @@ def run(
       state = state._replace(tally=_zeros(state.tally, job.execution))
     told = values if on_schedule or now == rounds else {}
     yield Stop(now, state, told, on_schedule, _since(begin))
+
+
+def _on_device(state: State, job: Job) -> State:
+  return state if job.host is None else state._replace(clients=())
 
 
 def _next_multiple(now: int, every: int) -> int:

@@ -43,7 +43,12 @@ def clients_mesh(devices: int) -> jax.sharding.Mesh:
 
 
 def init(
-  algorithm: Algorithm, hyper, federation: Federation, key, seed
+  algorithm: Algorithm,
+  hyper,
+  federation: Federation,
+  key,
+  seed,
+  clients: Tree = None,
 ) -> State:
   """State before the first round.
 
@@ -53,12 +58,14 @@ def init(
     federation: the data.
     key: random key of the initial parameters.
     seed: integer seed of the training randomness (cohorts, batches, noise).
+    clients: `[C, ...]` states of all clients; as the method says by default.
   """
   server, client = algorithm.init(hyper, key, federation)
   population = len(federation.size)
-  clients = jax.tree.map(
-    lambda a: jnp.broadcast_to(a, (population, *jnp.shape(a))), client
-  )
+  if clients is None:
+    clients = jax.tree.map(
+      lambda a: jnp.broadcast_to(a, (population, *jnp.shape(a))), client
+    )
   state = State(
     server,
     clients,

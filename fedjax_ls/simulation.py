@@ -10,6 +10,7 @@ from fedjax_ls import hyper as hyper_lib
 from fedjax_ls.data.federation import Federation
 from fedjax_ls.models.base import Model
 from fedjax_ls.models.submodels import Submodels
+from fedjax_ls.placement import place
 from fedjax_ls.progress import progress as shown_progress
 from fedjax_ls.types import Execution, Sampler, State
 
@@ -105,9 +106,7 @@ def fit(
     )
   numbers = loop.numbers(hyper_lib.Hyper(client, server, settings))
   tests = {'test': loop.evaluation_set(test[0], test[1], federation, *test[2:])}
-  numbers, federation, tests = loop.place(
-    (numbers, federation, tests), execution
-  )
+  numbers, federation, tests = place((numbers, federation, tests), execution)
   job = loop.Job(algorithm, model, numbers, federation, tests, execution)
   state = loop.initial_state(job, seed, seed)
   programs = loop.compile_job(job, state)

@@ -162,7 +162,7 @@ def _begin(
   except ValueError as error:
     raise ConfigError(str(error)) from error
   print(f'resumed at round {done}')
-  return loop.place(state, experiment.job.execution)
+  return loop.place_state(state, experiment.job)
 
 
 def _advance(

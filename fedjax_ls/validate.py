@@ -31,6 +31,7 @@ NAMES: dict[str, Iterable[str]] = {
   'server.weights': ('size', 'uniform'),
   'sampler.name': ('everyone', 'uniform'),
   'execution.conv': ('auto', *conv.LOWERINGS),
+  'execution.data': ('device', 'host'),
   'execution.precision': ('float32', 'tensorfloat32', 'bfloat16'),
   'writers.progress': ('auto', 'bar', 'lines', 'off'),
 }  # fmt: skip

@@ -18,14 +18,9 @@ def on_host(p, **execution):
   how = Execution(fed=True, **execution)
   host = hosted.on_host(toy.federation())
   outlined = jax.tree.map(jnp.asarray, hosted.outline(host))
-  state = p.state._replace(
-    clients=hosted.client_states(
-      p.algorithm, p.hyper, outlined, jax.random.key(1)
-    )
-  )
-  state = jax.tree.map(
-    lambda a: jnp.array(a) if isinstance(a, jax.Array) else a, state
-  )
+  key = jax.random.key(1)
+  state = hosted.init(p.algorithm, p.hyper, outlined, key, seed=0)
+  state = state._replace(sampler=p.state.sampler)
   rounds = hosted.advance(p.algorithm, host, how)
   for count in (1, 2):
     state = rounds(p.hyper, outlined, state, count)
@@ -75,14 +70,16 @@ def test_each_device_is_fed_its_own_clients_only():
 def test_states_of_all_clients_start_alike():
   p = toy.problem('scaffold')
   outlined = hosted.outline(hosted.on_host(toy.federation()))
-  made = hosted.client_states(p.algorithm, p.hyper, outlined, jax.random.key(1))
-  jax.tree.map(np.testing.assert_array_equal, made, p.state.clients)
+  key = jax.random.key(1)
+  made = hosted.init(p.algorithm, p.hyper, outlined, key, seed=0)
+  jax.tree.map(np.testing.assert_array_equal, made, p.state)
 
   def init(hyper, key, federation):
-    return (), {'a': jnp.arange(2.0), 'b': jnp.zeros(3)}
+    server, client = p.algorithm.init(hyper, key, federation)
+    return server, jax.tree.map(lambda a: a + 2, client)
 
-  made = hosted.client_states(
-    p.algorithm._replace(init=init), p.hyper, outlined, jax.random.key(1)
-  )
-  np.testing.assert_array_equal(made['a'], [[0, 1]] * 6)
-  assert made['b'].shape == (6, 3)
+  other = p.algorithm._replace(init=init)
+  made = hosted.init(other, p.hyper, outlined, key, seed=0).clients
+  leaves = jax.tree.leaves(made)
+  assert all(isinstance(a, np.ndarray) and len(a) == 6 for a in leaves)
+  assert all((a == 2).all() for a in leaves)
