@@ -6,11 +6,19 @@ python -m experiments.run --config=configs/FILE.py[:METHOD] --workdir=DIR
 The same command again resumes a run that was stopped.  Exits with 2 if the
 command line or the configuration is wrong, with 1
 if the run diverges, with 130 if it is interrupted.
+
+Several processes, on one machine or many, run one program over all their
+devices: start each with the same command (execution.devices = 0), a folder
+that all see, and
+
+  --coordinator=HOST:PORT --processes=N --process=I
 """
 
+import os
 import sys
 from collections.abc import Sequence
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -24,6 +32,11 @@ _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Configuration, FILE.py or FILE.py:METHOD.'
 )
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder for the results.')
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator', '', 'HOST:PORT of the first of several processes.'
+)
+_PROCESSES = flags.DEFINE_integer('processes', 1, 'Number of processes.')
+_PROCESS = flags.DEFINE_integer('process', 0, 'Number of this one, from 0.')
 
 
 def main(argv: Sequence[str]) -> None:
@@ -31,6 +44,12 @@ def main(argv: Sequence[str]) -> None:
   del argv
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)  # orbax tells every step it takes
+  if _COORDINATOR.value:
+    jax.distributed.initialize(
+      _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+    )
+  if jax.process_index() != 0:
+    sys.stdout = open(os.devnull, 'w')  # noqa: SIM115
   try:
     train(_CONFIG.value, _WORKDIR.value or '')
   except ConfigError as error:

@@ -38,22 +38,36 @@ class Checkpoints:
     import orbax.checkpoint as ocp
 
     self._ocp = ocp
+    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+    # Every process has the whole state and reads it on its own; see `save`.
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+      primary_host=me,
+      active_processes={me},
+      barrier_sync_key_prefix=f'process_{me}',
+    )
     self._manager = ocp.CheckpointManager(
       pathlib.Path(folder).absolute(),
       options=ocp.CheckpointManagerOptions(
         max_to_keep=keep,
-        cleanup_tmp_directories=True,
+        create=False,
+        cleanup_tmp_directories=me == 0,
         enable_async_checkpointing=True,
+        multiprocessing_options=alone,
       ),
     )
 
   def save(self, state: State, record: dict[str, Any]) -> None:
     """Starts writing a checkpoint; waits for the one before.
 
+    Of several processes only the first writes.
+
     Args:
       state: the whole run.
       record: what else to remember, for JSON.
     """
+    if jax.process_index() != 0:
+      return
     # A copy: the state's own memory is used up by the next block of rounds.
     arrays = {k: np.array(v) for k, v in _named(state).items()}
     record = {**record, 'arrays': _kinds(arrays)}

@@ -119,6 +119,10 @@ def advance(
     server, clients, report = round_lib.exchange(
       algorithm, hyper, state, slots, population, execution
     )
+    if execution.mesh is not None:  # each process keeps all states
+      spec = jax.sharding.PartitionSpec()
+      everywhere = jax.sharding.NamedSharding(execution.mesh, spec)
+      clients = jax.lax.with_sharding_constraint(clients, everywhere)
     tally = round_lib.add_up(state.tally, report)
     state = state._replace(server=server, tally=tally, round=state.round + 1)
     return state, clients, state.round + 0

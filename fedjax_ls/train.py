@@ -1,7 +1,10 @@
 """One whole run: from a configuration to a folder, and again after a stop."""
 
+import atexit
 import os
 import pathlib
+import shutil
+import tempfile
 from typing import Any
 
 import jax
@@ -35,20 +38,24 @@ def train(config: Config, workdir: str | os.PathLike) -> dict[str, Any]:
   Returns:
     The content of `summary.json`.
 
+  With several processes each calls this with the same arguments and a folder
+  that all of them see; the first one writes.
+
   Raises:
     ConfigError: a setting is wrong, or the folder holds another run.
     fedjax_ls.loop.Diverged: something is not finite.
   """
   config = validate(config)
   try:
-    folder = Folder(workdir)
-    stored = folder.read('config.json') or {}
+    shared = Folder(workdir)
+    stored = shared.read('config.json') or {}
+    folder = shared if jax.process_index() == 0 else _shadow(shared)
   except ValueError as error:
     raise ConfigError(str(error)) from error
   _check_stored(config, stored, workdir)
   _print_method(config)
   cache = use_compilation_cache()
-  done = newest(folder.checkpoints)
+  done = newest(shared.checkpoints)
   if stored and done >= config.rounds:
     print(
       f'finished: {workdir} holds {done} of {config.rounds} rounds; '
@@ -61,13 +68,23 @@ def train(config: Config, workdir: str | os.PathLike) -> dict[str, Any]:
   _describe(config, experiment, folder, stored)
   print(f'compiled in {programs.seconds:.1f} s', flush=True)
   folder.add_timing({'compile_seconds': programs.seconds})
-  checkpoints = Checkpoints(folder.checkpoints, config.writers.keep)
+  checkpoints = Checkpoints(shared.checkpoints, config.writers.keep)
   try:
     state = _begin(experiment, folder, checkpoints, done)
     _advance(config, experiment.job, programs, state, folder, checkpoints)
   finally:
     checkpoints.close()
   return _conclude(config, folder)
+
+
+def _shadow(shared: Folder) -> Folder:
+  """Where a process that is not the first writes what nobody reads."""
+  folder = Folder(tempfile.mkdtemp(prefix='fedjax_ls_'))
+  atexit.register(shutil.rmtree, folder.path, ignore_errors=True)
+  results = shared.path / 'metrics.jsonl'
+  if results.exists():
+    shutil.copy(results, folder.path)
+  return folder
 
 
 def use_compilation_cache() -> str:
