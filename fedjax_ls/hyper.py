@@ -7,6 +7,7 @@ another program.
 """
 
 import dataclasses
+import typing
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -25,9 +26,10 @@ def traced(cls: type[T]) -> type[T]:
   Returns:
     `cls` itself.
   """
-  fields = dataclasses.fields(cls)  # type: ignore[arg-type]
-  numbers = [f.name for f in fields if f.type is float]
-  structure = [f.name for f in fields if f.type is not float]
+  kinds = typing.get_type_hints(cls)
+  names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+  numbers = [name for name in names if kinds[name] is float]
+  structure = [name for name in names if kinds[name] is not float]
   return jax.tree_util.register_dataclass(cls, numbers, structure)
 
 

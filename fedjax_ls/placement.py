@@ -15,17 +15,17 @@ def place(tree: Tree, execution: Execution) -> Tree:
 
   With several processes each must give the same values.
   """
-  if execution.mesh is None:
+  mesh = execution.mesh
+  if mesh is None:
     return jax.device_put(tree, jax.local_devices()[0])
-  spec = jax.sharding.PartitionSpec()
-  sharding = jax.sharding.NamedSharding(execution.mesh, spec)
+  sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   if jax.process_count() == 1:
     return jax.device_put(tree, sharding)
 
   def put(array):
     array = np.asarray(array)
     # One by one: other ways count as accidental transfers.
-    copies = [jax.device_put(array, d) for d in execution.mesh.local_devices]
+    copies = [jax.device_put(array, d) for d in mesh.local_devices]
     return jax.make_array_from_single_device_arrays(
       array.shape, sharding, copies
     )

@@ -245,7 +245,9 @@ def _report(algorithm: Algorithm, hyper, federation: Federation, state: State):
 
 def _keys(state: State) -> tuple[Array, Array]:
   """Random keys of a round: for its cohort, and for its clients."""
-  key = jax.random.fold_in(jax.random.key(state.seed), state.round)
+  # Other kinds of keys draw other numbers under vmap than in a loop.
+  key = jax.random.key(state.seed, impl='threefry2x32')
+  key = jax.random.fold_in(key, state.round)
   sample_key, client_key = jax.random.split(key)
   return sample_key, client_key
 

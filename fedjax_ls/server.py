@@ -138,6 +138,7 @@ def move(
 
   Where no client holds an element, its parameter and its optimizer state stay
   as they are: a zero pseudo-gradient would still move them under momentum.
+  Only the number of steps that bias correction counts goes on for all.
 
   Args:
     hyper: settings; reads `hyper.server`.

@@ -45,10 +45,10 @@ class Data:
     self.size = np.asarray(p.federation.size)
     self.tier = np.asarray(p.federation.tier)
     self.client, self.seed = p.hyper.client, int(p.state.seed)
-    self.lr, self.momentum, self.decay = (
-      float(getattr(p.hyper.client, name))
-      for name in ('learning_rate', 'momentum', 'weight_decay')
-    )
+    c = p.hyper.client
+    self.momentum, self.decay = float(c.momentum), float(c.weight_decay)
+    factor = float(c.decay) if c.schedule == 'exponential' else 1.0
+    self.lr = [float(c.learning_rate) * factor**t for t in range(ROUNDS)]
     self.uniform = p.hyper.server.weights == 'uniform'
     self.cohorts = np.asarray(p.state.sampler)
 
@@ -83,7 +83,7 @@ class Data:
       for n in range(2):
         step = g[n] + correction[n] + self.decay * w[n]
         velocity[n] = step + self.momentum * velocity[n]
-      w = [w[n] - self.lr * velocity[n] for n in range(2)]
+      w = [w[n] - self.lr[t] * velocity[n] for n in range(2)]
       steps += 1
     return w, steps
 
@@ -118,7 +118,8 @@ def scaffold(p):
         new = gradient(w, *d.own(i))
       else:
         new = [
-          own[i][n] - c[n] + (w[n] - end[n]) / (steps * d.lr) for n in range(2)
+          own[i][n] - c[n] + (w[n] - end[n]) / (steps * d.lr[t])
+          for n in range(2)
         ]
       change = [change[n] + new[n] - own[i][n] for n in range(2)]
       own[i] = new
@@ -161,7 +162,7 @@ def ifca(p):
       if settings.option == 'gradients':
         grads = [gradient(w, *d.own(i)) for i in mine]
         models[j] = [
-          w[n] - d.lr / len(ids) * sum(g[n] for g in grads) for n in range(2)
+          w[n] - d.lr[t] / len(ids) * sum(g[n] for g in grads) for n in range(2)
         ]
       else:
         ends = [d.train(w, t, i)[0] for i in mine]

@@ -1,7 +1,8 @@
 """A tiny federated problem with everything that makes one hard.
 
 Six clients of 3 to 11 examples (no two alike), three classes, four features,
-epochs with a short last batch, momentum and weight decay, three tiers, and
+epochs with a short last batch, momentum and weight decay, a learning rate
+that decays, three tiers, and
 cohorts that are given as data, so that one program serves many tests.
 """
 
@@ -24,6 +25,8 @@ COHORTS = np.array([[2, 0, 5, 1], [4, 3, 1, 5], [0, 5, 2, 3]])
 EVERYONE = np.tile(np.arange(len(SIZES)), (3, 1))
 CLIENT = hyper.Client(
   learning_rate=0.1,
+  schedule='exponential',
+  decay=0.8,
   optimizer='momentum',
   momentum=0.5,
   weight_decay=0.01,

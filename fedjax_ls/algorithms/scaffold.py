@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from fedjax_ls import local, server, transforms
@@ -47,7 +48,7 @@ def scaffold(settings: Scaffold, parts: Parts) -> Algorithm:
     c    <- c + (1/N) sum_S (c_i+ - c_i)
 
   so that c stays the mean of all c_i.  K_i counts the steps actually taken
-  and a is the learning rate of this round.
+  and a is the learning rate of this round; where K_i a = 0, c_i stays (II).
 
   Args:
     settings: `option` is structure.
@@ -83,9 +84,12 @@ def scaffold(settings: Scaffold, parts: Parts) -> Algorithm:
     if settings.option == 'gradient':
       stats = ctx.message.stats
       return local.full_gradient(parts.model, hyper, ctx, x, stats)[0]
-    scale = 1.0 / (end.steps * learning_rate(hyper.client, ctx.round))
+    moved = end.steps * learning_rate(hyper.client, ctx.round)
+    scale = jnp.where(moved > 0, 1 / jnp.where(moved > 0, moved, 1), 0)
     return jax.tree.map(
-      lambda ci, c, x, y: ci - c + (x - y) * scale.astype(x.dtype),
+      lambda ci, c, x, y: jnp.where(
+        moved > 0, ci - c + (x - y) * scale.astype(x.dtype), ci
+      ),
       ctx.state,
       ctx.message.extra,
       x,
