@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_ls import algorithms, data, hosted, hyper, loop, models, samplers
+from fedjax_ls import clock as clock_lib
 from fedjax_ls import config as config_lib
 from fedjax_ls import round as round_lib
 from fedjax_ls.config import Config, ConfigError
+from fedjax_ls.cost import Cost, costs
 from fedjax_ls.data import Dataset, Partition
 from fedjax_ls.placement import place
 from fedjax_ls.types import Execution, Sampler, State
@@ -31,6 +33,7 @@ class Experiment(NamedTuple):
     resolved: `{field: value}` of what was left to choose automatically.
     shrinks: whether the chunk may become smaller to fit the memory.
     partition: rows of every client, train and test.
+    costs: of the networks, one a tier or one for all; () without a clock.
   """
 
   job: loop.Job
@@ -38,11 +41,13 @@ class Experiment(NamedTuple):
   resolved: dict[str, Any]
   shrinks: bool
   partition: Partition
+  costs: tuple[Cost, ...] = ()
 
 
 class _Nets(NamedTuple):
   """The network of a configuration, and its slim versions or None."""
 
+  net: Any
   model: models.Model
   submodels: models.Submodels | None
 
@@ -69,6 +74,11 @@ def prepare(config: Config, stored: dict[str, Any] | None = None) -> Experiment:
   nets = _sentence(_nets, config, dataset, resolved['execution.conv'])
   algorithm = _sentence(_algorithm, config, nets)
   federation = _federation(config, dataset, partition, nets)
+  spent: tuple[Cost, ...] = ()
+  if config.clock.macs_per_second:
+    example = dataset.x_train[:1]
+    spent = _sentence(costs, nets.net, example, nets.submodels)
+    algorithm = _clocked(config, algorithm, federation, spent)
   tests = {
     name: loop.evaluation_set(held.x_test, held.y_test, federation, rows)
     for name, (held, rows) in held_out.items()
@@ -99,7 +109,7 @@ def prepare(config: Config, stored: dict[str, Any] | None = None) -> Experiment:
   )
   seeds = config_lib.seeds(config)
   state = _sentence(loop.initial_state, job, seeds['model'], seeds['train'])
-  return Experiment(job, state, resolved, shrinks, partition)
+  return Experiment(job, state, resolved, shrinks, partition, spent)
 
 
 def compiled(experiment: Experiment) -> tuple[Experiment, loop.Programs]:
@@ -233,9 +243,9 @@ def _nets(config: Config, dataset: Dataset, lowering: str) -> _Nets:
   model = models.flax_model(net, example, loss=settings.loss)
   method = algorithms.METHODS[config_lib.method_name(config)]
   if not method.needs_submodels:
-    return _Nets(model, None)
+    return _Nets(net, model, None)
   rates = config.algorithm.rates
-  return _Nets(model, models.width_submodels(net, example, rates))
+  return _Nets(net, model, models.width_submodels(net, example, rates))
 
 
 def _algorithm(config: Config, nets: _Nets) -> round_lib.Algorithm:
@@ -246,10 +256,34 @@ def _algorithm(config: Config, nets: _Nets) -> round_lib.Algorithm:
   return method.build(config.algorithm, parts)
 
 
+def _clocked(
+  config: Config,
+  algorithm: round_lib.Algorithm,
+  federation: data.Federation,
+  spent: tuple[Cost, ...],
+) -> round_lib.Algorithm:
+  """The algorithm with the clock around its sampler.
+
+  Raises:
+    ConfigError: no client can make the deadline.
+  """
+  pace = clock_lib.pace(config.clock, spent)
+  seconds_of = clock_lib.local_seconds(config.client)
+  fastest = seconds_of(pace, federation.size, federation.tier).min()
+  if 0 < pace.deadline < fastest:
+    raise ConfigError(
+      f'clock.deadline = {config.clock.deadline} is before any client is '
+      f'done; choose {float(fastest):.3g} seconds or more, or 0 for none'
+    )
+  who = clock_lib.timed(algorithm.sampler, pace, seconds_of)
+  return algorithm._replace(sampler=who)
+
+
 def _federation(
   config: Config, dataset: Dataset, partition: Partition, nets: _Nets
 ) -> data.Federation:
-  tiers = len(nets.submodels.rates) if nets.submodels else 1
+  sub, clock = nets.submodels, config.clock
+  tiers = len(sub.rates) if sub else clock.num_tiers
   seed = config_lib.seeds(config)['partition']
   return data.federate(
     dataset.x_train,

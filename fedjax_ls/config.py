@@ -14,6 +14,7 @@ from typing import Any
 
 from fedjax_ls import algorithms, hyper
 from fedjax_ls.algorithms.fedavg import FedAvg
+from fedjax_ls.clock import Clock
 
 
 class ConfigError(ValueError):
@@ -167,6 +168,7 @@ class Config:
     client: what a client does.
     server: what the server does.
     sampler: who takes part.
+    clock: how fast the clients are, to simulate time.
     execution: how it is computed.
     writers: what is written.
   """
@@ -182,6 +184,7 @@ class Config:
   client: hyper.Client = dataclasses.field(default_factory=hyper.Client)
   server: hyper.Server = dataclasses.field(default_factory=hyper.Server)
   sampler: Sampler = dataclasses.field(default_factory=Sampler)
+  clock: Clock = dataclasses.field(default_factory=Clock)
   execution: Execution = dataclasses.field(default_factory=Execution)
   writers: Writers = dataclasses.field(default_factory=Writers)
 

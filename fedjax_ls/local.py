@@ -243,6 +243,18 @@ def num_steps(client: Client, size: Array) -> int | Array:
   raise ValueError(f'client.unit is {client.unit!r}; use steps or epochs.')
 
 
+def examples_seen(client: Client, size: Array) -> Array:
+  """Examples that all local steps of a client see, with repetition.
+
+  >>> print(examples_seen(Client(batch_size=4, unit='steps', amount=5), 10))
+  18
+  """
+  per_epoch = jnp.maximum(_steps_per_epoch(client, size), 1)
+  epochs, steps = divmod(num_steps(client, size), per_epoch)
+  epoch = jnp.minimum(per_epoch * client.batch_size, size)
+  return epochs * epoch + jnp.minimum(steps * client.batch_size, size)
+
+
 def batch(
   client: Client, rows: Array, size: Array, key: Array, step: Array
 ) -> tuple[Array, Array]:

@@ -166,6 +166,7 @@ def compile_job(job: Job, state: State) -> Programs:
 
   def judge(hyper, federation, state, tests):
     metrics = {k: num / den for k, (num, den) in state.tally.items()}
+    metrics |= job.algorithm.sampler.metrics(state.sampler)
     for name, test in tests.items():
       values = evaluate_lib.evaluate(
         job.algorithm, job.model, hyper, state, federation, test

@@ -149,6 +149,11 @@ def _describe(
     f'{clients["rows_min"]}/{clients["rows_median"]:g}/{clients["rows_max"]} '
     f'(min/median/max), hash {partition.hash[:12]}'
   )
+  for tier, spent in enumerate(experiment.costs):
+    print(
+      f'tier {tier}: {spent.macs} MACs an example, {spent.parameters} '
+      f'parameters, {spent.bytes} bytes'
+    )
   print('resolved ' + ', '.join(f'{k} = {v}' for k, v in resolved.items()))
   folder.write(
     'config.json',
@@ -157,6 +162,7 @@ def _describe(
       'seeds': config_lib.seeds(config),
       'resolved': resolved,
       'partition': clients,
+      'costs': [spent._asdict() for spent in experiment.costs],
       'versions': versions(),
     },
   )
@@ -220,7 +226,11 @@ def _conclude(config: Config, folder: Folder) -> dict[str, Any]:
   result = summary(lines)
   if folder.read('summary.json') != result:
     if config.writers.plots:
-      learning_curve(lines, folder.path / 'plots' / 'learning_curve.png')
+      plots = folder.path / 'plots'
+      learning_curve(lines, plots / 'learning_curve.png')
+      if 'simulated_seconds' in lines[-1]:
+        over = 'simulated_seconds'
+        learning_curve(lines, plots / f'{over}.png', over)
     folder.write('summary.json', result)
   for name, line in result.items():
     print(f'{name}: round {line["round"]}  {told(line)}')

@@ -148,10 +148,13 @@ class Sampler(NamedTuple):
     init: `(federation) -> state`.
     sample: `(state, federation, key, round) -> (ids[K], state)`; live ids are
       distinct, a dead slot is the number of clients.
+    metrics: `(state) -> {name: scalar}`, what there is to tell of the rounds
+      so far.
   """
 
   init: Callable[[Federation], Tree]
   sample: Callable[[Tree, Federation, Array, Array], tuple[Array, Tree]]
+  metrics: Callable[[Tree], dict[str, Array]] = lambda state: {}
 
 
 class Algorithm(NamedTuple):

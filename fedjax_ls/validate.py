@@ -41,6 +41,10 @@ _COUNT: Rule = (lambda v: v >= 1, 'choose 1 or more')
 _NOT_NEGATIVE: Rule = (lambda v: v >= 0, 'choose 0 or more')
 _POSITIVE: Rule = (lambda v: v > 0, 'choose a number above 0')
 _DECAY: Rule = (lambda v: 0 <= v < 1, 'choose it in [0, 1)')
+_SPEEDS: Rule = (
+  lambda v: all(speed > 0 for speed in v),
+  'give numbers above 0, one a tier or one for all',
+)
 _SEED: Rule = (lambda v: 0 <= v < 2**32, 'choose 0 to 4294967295')
 _OWN_SEED: Rule = (
   lambda v: -1 <= v < 2**32,
@@ -86,6 +90,10 @@ RANGES: dict[str, Rule] = {
   'server.tau': _POSITIVE,
   'server.v0': _NOT_NEGATIVE,
   'sampler.cohort_size': _COUNT,
+  'clock.macs_per_second': _SPEEDS,
+  'clock.down': _SPEEDS,
+  'clock.up': _SPEEDS,
+  'clock.deadline': _NOT_NEGATIVE,
   'execution.chunk': _NOT_NEGATIVE,
   'execution.devices': _NOT_NEGATIVE,
   'execution.unroll': _COUNT,
@@ -197,6 +205,27 @@ def _check_together(config: Config) -> None:
     _require(
       len(rates) > 0,
       f'algorithm.rates = {rates!r} is empty; give one rate a tier',
+    )
+  tiers = len(rates) if method.needs_submodels else config.clock.num_tiers
+  _check_clock(config, tiers)
+
+
+def _check_clock(config: Config, tiers: int) -> None:
+  """Speeds are of all tiers, and there is something to time."""
+  clock = config.clock
+  for name in ('down', 'up', 'deadline'):
+    value = getattr(clock, name)
+    _require(
+      not value or len(clock.macs_per_second) > 0,
+      f'clock.{name} = {value!r} needs clock.macs_per_second, which is empty; '
+      'give the speed of each tier',
+    )
+  for name in ('macs_per_second', 'down', 'up'):
+    value = getattr(clock, name)
+    _require(
+      len(value) in (0, 1, tiers),
+      f'clock.{name} = {value!r} has {len(value)} speeds for {tiers} tiers; '
+      f'give {tiers}, or one for all',
     )
 
 

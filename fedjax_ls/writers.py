@@ -146,22 +146,30 @@ def versions() -> dict[str, str]:
   return {**found, 'commit': _commit()}
 
 
-def learning_curve(lines: list[Line], path: str | os.PathLike) -> None:
-  """Writes a PNG of accuracy (or test loss) and train loss over rounds."""
+def learning_curve(
+  lines: list[Line], path: str | os.PathLike, over: str = 'round'
+) -> None:
+  """Writes a PNG of accuracy (or test loss) and train loss.
+
+  Args:
+    lines: of `metrics.jsonl`.
+    path: the file.
+    over: the metric on the horizontal axis.
+  """
   from matplotlib import figure
 
-  rounds = [line['round'] for line in lines]
+  along = [line[over] for line in lines]
   measure = 'accuracy' if 'test/accuracy' in lines[-1] else 'loss'
   fig = figure.Figure((8.0, 3.2), dpi=120, layout='constrained')
   left, right = fig.subplots(1, 2)
   for split in ('test', 'validation'):
     if f'{split}/{measure}' in lines[-1]:
       values = [_plotted(line[f'{split}/{measure}']) for line in lines]
-      left.plot(rounds, values, marker='.', label=split)
+      left.plot(along, values, marker='.', label=split)
   values = [_plotted(line.get('train/loss')) for line in lines]
-  right.plot(rounds, values, marker='.', color='C3')
-  left.set(xlabel='round', ylabel=measure)
-  right.set(xlabel='round', ylabel='train loss')
+  right.plot(along, values, marker='.', color='C3')
+  left.set(xlabel=over.replace('_', ' '), ylabel=measure)
+  right.set(xlabel=over.replace('_', ' '), ylabel='train loss')
   left.legend()
   for axes in (left, right):
     axes.grid(alpha=0.3)

@@ -1,0 +1,179 @@
+"""What a network costs: multiply-accumulates, parameters and bytes.
+
+XLA's own cost analysis counts the body of a loop once and a masked network at
+full width, so the count is taken from the jaxpr of the small network itself.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+from fedjax_ls.data.checks import require
+from fedjax_ls.models.base import Model
+from fedjax_ls.models.flax_model import flax_model
+from fedjax_ls.models.nets import Net
+from fedjax_ls.models.submodels import Submodels
+
+
+class Cost(NamedTuple):
+  """Of one network.
+
+  Attributes:
+    macs: multiply-accumulates of the forward pass of one example.
+    parameters: number of parameters.
+    bytes: of parameters and statistics, what it takes to send them.
+  """
+
+  macs: int
+  parameters: int
+  bytes: int
+
+
+def costs(
+  network: nn.Module | Model, example: Any, submodels: Submodels | None = None
+) -> tuple[Cost, ...]:
+  """Costs of the network that each tier trains.
+
+  Args:
+    network: what every client trains where there are no submodels.
+    example: a batch `[B, ...]` as stored in the federation; only its shape and
+      type are read.
+    submodels: slim versions of the network, one a tier.
+
+  Returns:
+    One cost a tier, or one for all without submodels.
+
+  Raises:
+    ValueError: as in `macs`.
+
+  >>> from fedjax_ls.models import MLP, width_submodels
+  >>> net, x = MLP(10, hidden=(8,)), jnp.ones((1, 4))
+  >>> for tier in costs(net, x, width_submodels(net, x, ('1', '1/4'))):
+  ...   print(tier)
+  Cost(macs=112, parameters=112, bytes=448)
+  Cost(macs=28, parameters=28, bytes=112)
+  """
+  if submodels is None:
+    return (cost(network, example),)
+  tiers = range(len(submodels.rates))
+  return tuple(cost(submodels.module(tier), example) for tier in tiers)
+
+
+def cost(network: nn.Module | Model, example: Any) -> Cost:
+  """Cost of one network in evaluation mode.
+
+  Args:
+    network: a flax.linen module, or a `Model`.
+    example: a batch `[B, ...]` as stored in the federation; only its shape and
+      type are read.
+
+  Returns:
+    The cost; the same however a network of `fedjax_ls.models` computes its
+    convolutions and norms.
+
+  Raises:
+    ValueError: as in `macs`.
+  """
+  shape = (1, *jnp.shape(example)[1:])
+  x = jax.ShapeDtypeStruct(shape, jnp.result_type(example))
+  params, stats = _shapes(_model(network, x))
+  counted = _model(_plain(network), x)
+  leaves = jax.tree.leaves((params, stats))
+  return Cost(
+    macs(counted.apply, *_shapes(counted), x),
+    sum(leaf.size for leaf in jax.tree.leaves(params)),
+    sum(leaf.size * leaf.dtype.itemsize for leaf in leaves),
+  )
+
+
+def macs(function: Callable[..., Any], *args: Any) -> int:
+  """Multiply-accumulates of the matrix products and convolutions in a call.
+
+  A product `[M, K] @ [K, N]` has M K N; a convolution has one for each output
+  and each weight that it sees, zeros of the padding included.  What is
+  elementwise (biases, norms, activations, pooling) has none.  The body of a
+  scan counts as often as it runs, of a `cond` the dearest branch counts.
+
+  Args:
+    function: what to count; it is traced, not run.
+    *args: its arguments; only shapes and types are read.
+
+  Returns:
+    The number.
+
+  Raises:
+    ValueError: a `while` loop has products but no fixed number of turns.
+
+  >>> def turns(x):
+  ...   return jax.lax.scan(lambda c, _: (c @ c, None), x, length=10)[0]
+  >>> macs(turns, jnp.ones((3, 3)))
+  270
+  """
+  return _count(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _model(network, x):
+  return network if isinstance(network, Model) else flax_model(network, x)
+
+
+def _shapes(model):
+  return jax.eval_shape(model.init, jax.random.key(0))
+
+
+def _plain(network):
+  """The network with convolutions as such and without norms.
+
+  The other lowering spells out depthwise convolutions in elementwise products,
+  and norms take their means by matrix products.
+  """
+  if not isinstance(network, Net):
+    return network
+  return network.clone(lowering='native', norm='none', norm_where='layers')
+
+
+def _count(jaxpr: core.Jaxpr) -> int:
+  return sum(map(_of_equation, jaxpr.eqns))
+
+
+def _of_equation(equation: core.JaxprEqn) -> int:
+  name, params = equation.primitive.name, equation.params
+  inner = [_count(jaxpr) for jaxpr in _jaxprs(params.values())]
+  match name:
+    case 'dot_general':
+      (contracted, _), _ = params['dimension_numbers']
+      return _product(equation, 0, contracted)
+    case 'conv_general_dilated':
+      return _product(equation, 1, params['dimension_numbers'].rhs_spec[1:])
+    case 'scan':
+      return params['length'] * sum(inner)
+    case 'cond':
+      return max(inner)
+    case 'while':
+      require(
+        not any(inner),
+        'the network has matrix products in a while loop, whose number of '
+        'turns is unknown; write it as a scan to count its cost',
+      )
+  return sum(inner)
+
+
+def _product(equation: Any, operand: int, axes: Any) -> int:
+  """Outputs times the size of the operand's `axes`."""
+  shape = equation.invars[operand].aval.shape
+  outputs = math.prod(equation.outvars[0].aval.shape)
+  return outputs * math.prod(shape[axis] for axis in axes)
+
+
+def _jaxprs(values: Any) -> Iterator[core.Jaxpr]:
+  for value in values:
+    if isinstance(value, core.ClosedJaxpr):
+      yield value.jaxpr
+    elif isinstance(value, core.Jaxpr):
+      yield value
+    elif isinstance(value, tuple | list):
+      yield from _jaxprs(value)
