@@ -1,6 +1,7 @@
 """The loop over blocks of rounds: run on the device, stop, evaluate."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -104,7 +105,9 @@ def place_state(state: State, job: Job) -> State:
   """The state on the job's devices; the clients' own may stay on the host."""
   if job.host is None:
     return place(state, job.execution)
-  clients = jax.tree.map(np.array, state.clients)
+  # Read-only arrays come from a checkpoint; others stay untouched in memory.
+  writable = functools.partial(np.require, requirements='W')
+  clients = jax.tree.map(writable, state.clients)
   rest = place(state._replace(clients=()), job.execution)
   return rest._replace(clients=clients)
 
