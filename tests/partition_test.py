@@ -128,6 +128,75 @@ def test_test_rows_follow_the_train_shares(labels, draw, seed):
   assert np.abs(test - exact).max() <= 1
 
 
+@given(_labels(), st.floats(0, 1), st.data(), SEEDS)
+def test_shards_are_even_and_sorted(labels, iid_share, draw, seed):
+  y, y_test = labels
+  num_clients = draw.draw(st.integers(1, len(y)))
+  partition = data.shards(y, num_clients, iid_share, seed, y_test)
+  _used_once(partition.train, len(y))
+  size = [len(part) for part in partition.train]
+  assert max(size) - min(size) <= 1
+  known = np.isin(y_test, y)
+  _used_once([*partition.test, np.flatnonzero(~known)], len(y_test))
+  if iid_share == 0:
+    # One stretch of the sorted labels after the other.
+    np.testing.assert_array_equal(
+      np.concatenate([np.sort(y[part]) for part in partition.train]),
+      np.sort(y),
+    )
+
+
+def test_shards_spread_their_iid_share_evenly():
+  # GradAlign: N p / C rows of everything and N (1 - p) / C of one stretch.
+  y = np.repeat(np.arange(10), 600)
+  counts = data.statistics(data.shards(y, 20, 0.5, 0).train, y, 10)
+  assert (counts.sum(1) == 300).all()
+  # A stretch of 150 may straddle two classes; the others are of the even part.
+  away = np.abs(np.arange(20)[:, None] // 2 - np.arange(10)) > 1
+  assert counts[away].max() < 35
+  assert abs(counts[away].mean() - 15) < 1
+
+
+SIZED = {
+  'power_law': lambda n, c, k, m, seed, t: data.power_law(n, c, k, m, seed, t),
+  'log_normal': lambda n, c, k, m, seed, t: data.log_normal(
+    n, c, k, m, seed, t
+  ),
+}
+
+
+@pytest.mark.parametrize('kind', SIZED)
+@given(
+  st.integers(1, 200), st.integers(0, 50), st.floats(0.05, 5), st.data(), SEEDS
+)
+def test_sizes_keep_their_minimum(kind, rows, num_test, spread, draw, seed):
+  num_clients = draw.draw(st.integers(1, rows))
+  least = draw.draw(st.integers(1, rows // num_clients))
+  partition = SIZED[kind](rows, num_clients, spread, least, seed, num_test)
+  _used_once(partition.train, rows)
+  _used_once(partition.test, num_test)
+  train, test = (np.array([len(part) for part in parts]) for parts in partition)
+  assert train.min() >= least
+  assert np.abs(test - train * num_test / rows).max() <= 1
+
+
+def test_power_law_has_its_tail():
+  # P(size > s) ~ s^-a: the log of the rank falls with slope a in log(size).
+  size = [len(p) for p in data.power_law(10**6, 2000, 1.5, 1, 0).train]
+  size = np.sort(size)[::-1].astype(float)
+  rank = np.arange(1, 2001)
+  top = slice(10, 1000)
+  slope = np.polyfit(np.log(size[top]), np.log(rank[top]), 1)[0]
+  assert abs(slope + 1.5) < 0.15
+
+
+def test_log_normal_has_its_spread():
+  size = [len(p) for p in data.log_normal(10**6, 2000, 0.8, 1, 0).train]
+  assert abs(np.log(size).std() - 0.8) < 0.05
+  even = [len(p) for p in data.log_normal(100, 10, 0.0, 1, 0).train]
+  assert even == [10] * 10
+
+
 def test_dirichlet_shares_have_the_moments_of_the_distribution():
   # Mean 1/C and variance (C-1) / (C^2 (C a + 1)) of Dir(a 1_C).
   num_clients, alpha, rows = 4, 0.3, np.full(3000, 10**6)
@@ -201,10 +270,13 @@ GOLDEN = {
   'classes': '6ef7d545583b02fc8e1635b2e6d366f4',
   'dirichlet': '6ed6bb0f81111a56a7c5c2ac6d05efb8',
   'natural': '71623a3489b804f773d6e8806faf6ffe',
+  'shards': '79677ef7cd89e0ca4104e573232f7b16',
+  'power_law': '4144eec181938673f4a23b838a1b7d5d',
+  'log_normal': '1efc4c5023a5764b483a964856a88463',
 }
 
 
-@pytest.mark.parametrize('kind', data.KINDS)
+@pytest.mark.parametrize('kind', GOLDEN)
 def test_partitions_are_frozen(kind):
   partition = data.make_partition(
     kind,
@@ -213,12 +285,19 @@ def test_partitions_are_frozen(kind):
     classes_per_client=2,
     alpha=0.2,
     min_size=8,
+    iid_share=0.3,
+    exponent=1.2,
+    sigma=0.7,
     seed=7,
   )
   assert partition.hash[:32] == GOLDEN[kind]
 
 
-@pytest.mark.parametrize('kind', ['iid', 'classes', 'dirichlet'])
+def test_every_kind_is_frozen():
+  assert set(GOLDEN) | {'file'} == set(data.KINDS)
+
+
+@pytest.mark.parametrize('kind', sorted(set(GOLDEN) - {'natural'}))
 def test_another_seed_is_another_partition(kind):
   hashes = {
     data.make_partition(kind, _fixed(), num_clients=8, seed=seed).hash
@@ -276,6 +355,21 @@ BAD = {
   'choose 1..3': dict(kind='dirichlet', min_size=4),
   'partition.min_size = 0': dict(kind='dirichlet', min_size=0),
   "partition.kind = 'natural' needs client ids": dict(kind='natural'),
+  'partition.iid_share = 1.5 is out of range; choose it in .0, 1.': dict(
+    kind='shards', iid_share=1.5
+  ),
+  'partition.exponent = 0.0 is no exponent': dict(
+    kind='power_law', exponent=0.0
+  ),
+  'partition.sigma = -1.0 is no standard deviation': dict(
+    kind='log_normal', sigma=-1.0
+  ),
+  'partition.min_size = 4 for 2 clients is impossible with 6 train': dict(
+    kind='log_normal', min_size=4
+  ),
+  'partition.num_clients = 9 is impossible with 6': dict(
+    kind='power_law', num_clients=9
+  ),
 }
 
 
@@ -291,7 +385,7 @@ def test_natural_names_a_client_without_train_rows():
     data.natural(np.array([3, 3, 5]), np.array([5, 9]))
 
 
-@pytest.mark.parametrize('kind', ['classes', 'dirichlet'])
+@pytest.mark.parametrize('kind', ['classes', 'dirichlet', 'shards'])
 @pytest.mark.parametrize('y', [np.array([0.5, 1.0]), np.eye(2, dtype=int)])
 def test_partitions_by_class_need_class_numbers(kind, y):
   dataset = _dataset([0, 1], [0])._replace(y_train=y)

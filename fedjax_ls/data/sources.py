@@ -1,63 +1,66 @@
 """Where samples come from: one function per source, one line to register it.
 
-A source maps a path to a `Dataset` of NumPy arrays on the host.  `load` checks
-every data set alike, so that a source only has to read.
+A source maps a path, and options of its own, to NumPy arrays on the host by
+name: `x_train`, `y_train`, `x_test`, `y_test` and, where it has them,
+`client_train`, `client_test`, `num_classes`, `left_out`.  `load` checks every
+data set alike, so that a source only has to read.
 """
 
-import zipfile
+import inspect
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
-from fedjax_ls.data import checks
+from fedjax_ls.data import checks, leaf, pfllib, synthetic, text, tfds
+from fedjax_ls.data.dataset import NO_CLIENTS, Dataset, read_arrays
 
 
-class Dataset(NamedTuple):
-  """Samples on the host.
-
-  Attributes:
-    x_train: `[N, ...]` inputs, dtype as stored (images stay uint8).
-    y_train: `[N, ...]` int32 class numbers, or float targets.
-    x_test: `[M, ...]` inputs of the central test set.
-    y_test: `[M, ...]` their labels.
-    client_train: `[N]` int64 owner of each row, `[0]` where there is none.
-    client_test: `[M]` int64 owner of each test row, or `[0]`.
-    num_classes: number of classes, 0 for float targets.
-  """
-
-  x_train: np.ndarray
-  y_train: np.ndarray
-  x_test: np.ndarray
-  y_test: np.ndarray
-  client_train: np.ndarray
-  client_test: np.ndarray
-  num_classes: int
-
-
-NO_CLIENTS = np.zeros(0, np.int64)
-
-
-def load(name: str, path: str = '') -> Dataset:
+def load(name: str, path: str = '', **options: Any) -> Dataset:
   """Reads and checks a data set.
 
   Args:
-    name: a key of `SOURCES`, the field `data.name`.
+    name: a key of `SOURCES`, the field `data.name`; a source with variants
+      takes one after a colon, such as `tfds:mnist`.
     path: what the source reads, the field `data.path`.
+    **options: numbers and words that a source takes.  Each takes those that
+      its signature names, and the others are for other sources: one group of
+      settings serves all of them.
 
   Returns:
     The data set.
 
   Raises:
-    ValueError: one sentence on an unknown name, an unreadable file, a missing
-      array, mismatched rows, NaN, or labels that are no class numbers.
+    ValueError: one sentence on an unknown name or option, an unreadable file,
+      a missing array, mismatched rows, NaN, or labels that are no class
+      numbers.
 
   >>> load('digits').x_train.shape
   (1437, 8, 8, 1)
+  >>> load('synthetic', num_clients=3, alpha=1.0, beta=1.0).x_test.shape
+  (253, 60)
   """
-  if name not in SOURCES:
-    raise checks.unknown('data.name', name, SOURCES)
-  return _checked(SOURCES[name](path))
+  source, _, variant = name.partition(':')
+  if source not in SOURCES:
+    raise checks.unknown('data.name', source, SOURCES)
+  taken = inspect.signature(SOURCES[source]).parameters
+  known = {
+    option: None
+    for function in SOURCES.values()
+    for option in list(inspect.signature(function).parameters)[1:]
+  }
+  for option in options:
+    if option not in known:
+      raise checks.unknown('option of a source', option, known)
+  if variant:
+    checks.require(
+      'variant' in taken,
+      f'data.name = {name!r} names a variant but {source!r} has none; use '
+      f'data.name = {source!r}',
+    )
+    options['variant'] = variant
+  options = {k: value for k, value in options.items() if k in taken}
+  return _checked(SOURCES[source](path, **options))
 
 
 def digits(path: str = '') -> dict[str, np.ndarray]:
@@ -108,114 +111,18 @@ def npz(path: str) -> dict[str, np.ndarray]:
   return arrays
 
 
-SOURCES: dict[str, Callable[[str], dict[str, np.ndarray]]] = {
+SOURCES: dict[str, Callable[..., dict[str, Any]]] = {
   'digits': digits,
   'npz': npz,
+  'tfds': tfds.read,
+  'leaf': leaf.read,
+  'text': text.read,
+  'synthetic': synthetic.draw,
+  'pfllib': pfllib.read,
 }
 
 
-def read_arrays(
-  field: str, path: str, needed: tuple[str, ...], optional: tuple[str, ...] = ()
-) -> dict[str, np.ndarray]:
-  """Reads named arrays of a NumPy archive.
-
-  Args:
-    field: the configuration field that holds `path`, for messages.
-    path: file name.
-    needed: arrays that must be there.
-    optional: arrays that are read when they are there.
-
-  Returns:
-    The arrays found, by name.
-
-  Raises:
-    ValueError: the file is missing, unreadable, or lacks a needed array.
-  """
-  try:
-    with open(path, 'rb') as file, np.load(file) as archive:
-      stored = set(archive.files)
-      names = [n for n in (*needed, *optional) if n in stored]
-      arrays = {name: archive[name] for name in names}
-  except FileNotFoundError as error:
-    raise ValueError(
-      f'{field} = {path!r} does not exist; give the path of an .npz file'
-    ) from error
-  except Exception as error:
-    # zipfile, zlib, lzma and NumPy each have errors of their own here.
-    detail = 'not a zip archive' if not _is_zip(path) else str(error)
-    raise ValueError(
-      f'{field} = {path!r} cannot be read as .npz ({detail}); '
-      'write it again with numpy.savez'
-    ) from error
-  missing = [name for name in needed if name not in arrays]
-  checks.require(
-    not missing,
-    f'{field} = {path!r} lacks {", ".join(missing)} '
-    f'(it holds {", ".join(sorted(stored))}); add the missing arrays',
-  )
-  return arrays
-
-
-def _is_zip(path: str) -> bool:
-  try:
-    return zipfile.is_zipfile(path)
-  except OSError:
-    return False
-
-
-def split_validation(
-  dataset: Dataset, fraction: float, seed: int
-) -> tuple[Dataset, np.ndarray, np.ndarray]:
-  """Cuts a validation set from the train rows.
-
-  The cut is stratified by class where `y` holds one class number a row; a
-  class or a client never loses its last train row.
-
-  Args:
-    dataset: the data set.
-    fraction: share of the train rows, in [0, 1); the field `data.validation`.
-    seed: seed of the shuffle.
-
-  Returns:
-    The data set without those rows, `x_val` and `y_val`.
-
-  Raises:
-    ValueError: the fraction is out of range or too small to take one row.
-  """
-  checks.require(
-    0 <= fraction < 1,
-    f'data.validation = {fraction} is out of range; choose it in [0, 1)',
-  )
-  y = dataset.y_train
-  taken = np.zeros(len(y), bool)
-  order = _spare_rows(dataset, np.random.RandomState(seed).permutation(len(y)))
-  stratum = y if dataset.num_classes and y.ndim == 1 else np.zeros(len(y), int)
-  for value, size in zip(*np.unique(stratum, return_counts=True), strict=True):
-    wanted = min(int(fraction * size + 0.5), size - 1)
-    taken[order[stratum[order] == value][:wanted]] = True
-  checks.require(
-    bool(taken.any()) or fraction == 0,
-    f'data.validation = {fraction} takes none of {len(y)} rows; '
-    'choose a larger share or 0',
-  )
-  owners = dataset.client_train
-  rest = dataset._replace(
-    x_train=dataset.x_train[~taken],
-    y_train=y[~taken],
-    client_train=owners[~taken] if len(owners) else owners,
-  )
-  return rest, dataset.x_train[taken], y[taken]
-
-
-def _spare_rows(dataset: Dataset, order: np.ndarray) -> np.ndarray:
-  """`order` without the first row of each client, which it must keep."""
-  if not len(dataset.client_train):
-    return order
-  _, first = np.unique(dataset.client_train[order], return_index=True)
-  return np.delete(order, first)
-
-
-def _checked(arrays: dict[str, np.ndarray]) -> Dataset:
+def _checked(arrays: dict[str, Any]) -> Dataset:
   """The data set, after all checks and with int32 class numbers."""
   for split in ('train', 'test'):
     x, y = arrays[f'x_{split}'], arrays[f'y_{split}']
@@ -236,7 +143,9 @@ def _checked(arrays: dict[str, np.ndarray]) -> Dataset:
     y_test=y_test,
     client_train=_owners(arrays, 'train'),
     client_test=_owners(arrays, 'test'),
-    num_classes=num_classes,
+    # A source may know of classes that no row happens to have.
+    num_classes=max(num_classes, arrays.get('num_classes', 0)),
+    left_out=arrays.get('left_out', 0),
   )
 
 
@@ -259,7 +168,7 @@ def _labels(
   return y_train.astype(np.int32), y_test.astype(np.int32), num_classes
 
 
-def _owners(arrays: dict[str, np.ndarray], split: str) -> np.ndarray:
+def _owners(arrays: dict[str, Any], split: str) -> np.ndarray:
   """`[N]` int64 client ids of a split, `[0]` when the source has none."""
   name = f'client_{split}'
   owners = arrays.get(name, NO_CLIENTS)
