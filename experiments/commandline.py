@@ -23,11 +23,12 @@ _PARSERS: dict[type, flags.ArgumentParser] = {
 _WANTED = {int: 'whole number', float: 'number', bool: 'truth value'}
 
 
-def parse(argv: Sequence[str]) -> list[str]:
+def parse(argv: Sequence[str], needs_workdir: bool = True) -> list[str]:
   """Parses a command line with absl, after checking it.
 
   Args:
     argv: the program and its arguments.
+    needs_workdir: whether `--workdir` must be given.
 
   Returns:
     What is no flag, as `absl.app.run` wants it.
@@ -37,14 +38,14 @@ def parse(argv: Sequence[str]) -> list[str]:
   """
   arguments = list(argv[1:])
   if not any(a.lstrip('-').startswith('help') for a in arguments):
-    check(arguments)
+    check(arguments, needs_workdir)
   try:
     return flags.FLAGS(list(argv))
   except flags.Error as error:
     raise ConfigError(' '.join(str(error).split())) from error
 
 
-def check(arguments: Sequence[str]) -> None:
+def check(arguments: Sequence[str], needs_workdir: bool = True) -> None:
   """Checks the arguments against the flags and the config file's fields.
 
   Raises:
@@ -63,7 +64,7 @@ def check(arguments: Sequence[str]) -> None:
       _check_field(name.removeprefix('noconfig.'), 'false', fields)
     elif name not in flags.FLAGS and name.removeprefix('no') not in flags.FLAGS:
       raise ConfigError(_unknown_flag(name, fields))
-  if not any(name == 'workdir' and value for name, value in given):
+  if needs_workdir and not any(n == 'workdir' and value for n, value in given):
     raise ConfigError(
       '--workdir is missing; give a folder for the results, such as '
       '--workdir=runs/first'

@@ -15,13 +15,29 @@ from fedjax_ls import config as config_lib
 from fedjax_ls import round as round_lib
 from fedjax_ls.config import Config, ConfigError
 from fedjax_ls.cost import Cost, costs
-from fedjax_ls.data import Dataset, Partition
+from fedjax_ls.data import Dataset, Partition, augment
 from fedjax_ls.placement import place
 from fedjax_ls.types import Execution, Sampler, State
 from fedjax_ls.validate import check_data
 
 # Share of a device's free memory that a block of rounds may take.
 MEMORY_SHARE = 0.6
+
+
+class Samples(NamedTuple):
+  """What a configuration trains and tests on.
+
+  Attributes:
+    dataset: the samples.
+    partition: rows of every client, train and test.
+    tests: `{name: (data set whose test rows count, rows of every client)}`.
+    group: `[C]` group of each client, 0 for all without groups.
+  """
+
+  dataset: Dataset
+  partition: Partition
+  tests: dict[str, tuple[Dataset, list[np.ndarray]]]
+  group: np.ndarray
 
 
 class Experiment(NamedTuple):
@@ -32,7 +48,7 @@ class Experiment(NamedTuple):
     state: its state before the first round.
     resolved: `{field: value}` of what was left to choose automatically.
     shrinks: whether the chunk may become smaller to fit the memory.
-    partition: rows of every client, train and test.
+    samples: the data, the partition and the groups of the clients.
     costs: of the networks, one a tier or one for all; () without a clock.
   """
 
@@ -40,8 +56,13 @@ class Experiment(NamedTuple):
   state: State
   resolved: dict[str, Any]
   shrinks: bool
-  partition: Partition
+  samples: Samples
   costs: tuple[Cost, ...] = ()
+
+  @property
+  def partition(self) -> Partition:
+    """Rows of every client, train and test."""
+    return self.samples.partition
 
 
 class _Nets(NamedTuple):
@@ -66,14 +87,15 @@ def prepare(config: Config, stored: dict[str, Any] | None = None) -> Experiment:
   Raises:
     ConfigError: the configuration does not fit the data or the machine.
   """
-  dataset, partition, held_out = _sentence(_read, config)
+  samples = read(config)
+  dataset, partition = samples.dataset, samples.partition
   check_data(config, list(map(len, partition.train)), dataset.num_classes == 0)
   execution, resolved, shrinks = _execution(
     config, stored or {}, len(partition.train)
   )
   nets = _sentence(_nets, config, dataset, resolved['execution.conv'])
   algorithm = _sentence(_algorithm, config, nets)
-  federation = _federation(config, dataset, partition, nets)
+  federation = _sentence(_federation, config, samples, nets)
   spent: tuple[Cost, ...] = ()
   if config.clock.macs_per_second:
     example = dataset.x_train[:1]
@@ -81,7 +103,7 @@ def prepare(config: Config, stored: dict[str, Any] | None = None) -> Experiment:
     algorithm = _clocked(config, algorithm, federation, spent)
   tests = {
     name: loop.evaluation_set(held.x_test, held.y_test, federation, rows)
-    for name, (held, rows) in held_out.items()
+    for name, (held, rows) in samples.tests.items()
   }
   host = None
   if config.execution.data == 'host':
@@ -109,7 +131,7 @@ def prepare(config: Config, stored: dict[str, Any] | None = None) -> Experiment:
   )
   seeds = config_lib.seeds(config)
   state = _sentence(loop.initial_state, job, seeds['model'], seeds['train'])
-  return Experiment(job, state, resolved, shrinks, partition, spent)
+  return Experiment(job, state, resolved, shrinks, samples, spent)
 
 
 def compiled(experiment: Experiment) -> tuple[Experiment, loop.Programs]:
@@ -143,16 +165,6 @@ def sampler(settings: config_lib.Sampler) -> Sampler:
   return samplers.uniform(settings.cohort_size)
 
 
-def tiers_of(num_clients: int, num_tiers: int, seed: int) -> np.ndarray:
-  """`[C]` tiers, equally many clients in each, drawn at random.
-
-  >>> tiers_of(5, 2, seed=0)
-  array([0, 0, 1, 1, 0])
-  """
-  tiers = np.arange(num_clients) % num_tiers
-  return np.random.RandomState(seed).permutation(tiers)
-
-
 def largest_chunk(
   per_device: int, needed: Callable[[int], int], budget: float
 ) -> int:
@@ -176,15 +188,34 @@ def largest_chunk(
   return divisors[max(fitting - 1, 0)]
 
 
-def _read(config: Config):
-  """The train data, their partition, and what to evaluate on.
+def read(config: Config) -> Samples:
+  """Reads the data and makes the clients.
+
+  Args:
+    config: a configuration from `validate`.
 
   Returns:
-    The data set, the partition, and `{name: (data set, test rows)}`.
+    Who trains and is tested on what.
+
+  Raises:
+    ConfigError: the configuration does not fit the data.
   """
+  return _sentence(_read, config)
+
+
+def _read(config: Config) -> Samples:
   settings = config.partition
-  dataset = data.load(config.data.name, config.data.path)
   seed = config_lib.seeds(config)['partition']
+  dataset = data.load(
+    config.data.name,
+    config.data.path,
+    sequence_length=config.data.sequence_length,
+    target=config.data.target,
+    alpha=config.data.alpha,
+    beta=config.data.beta,
+    num_clients=settings.num_clients,
+    seed=seed,
+  )
 
   def cut(dataset: Dataset) -> Partition:
     return data.make_partition(
@@ -195,28 +226,44 @@ def _read(config: Config):
       alpha=settings.alpha,
       min_size=settings.min_size,
       balance=settings.balance,
+      iid_share=settings.iid_share,
+      exponent=settings.exponent,
+      sigma=settings.sigma,
+      path=settings.path,
       seed=seed,
     )
 
-  if config.data.validation == 0:
-    partition = cut(dataset)
-    return dataset, partition, {'test': (dataset, partition.test)}
+  held_out = {}
+  if config.data.validation:
+    dataset, held = _validation(dataset, config.data.validation, seed)
+    held_out['validation'] = held, cut(held)
+  partition = cut(dataset)
+  group = data.assign_groups(len(partition.train), settings.num_groups, seed)
+
+  def transformed(dataset: Dataset, partition: Partition) -> Dataset:
+    return data.transform_groups(
+      dataset, partition, group, settings.transform, seed
+    )
+
+  dataset = transformed(dataset, partition)
+  tests = {'test': (dataset, partition.test)}
+  for name, (held, parts) in held_out.items():
+    tests[name] = transformed(held, parts), parts.test
+  return Samples(dataset, partition, tests, group)
+
+
+def _validation(
+  dataset: Dataset, share: float, seed: int
+) -> tuple[Dataset, Dataset]:
+  """The data set without the validation rows, and with them for a test set."""
   numbered = dataset._replace(x_train=np.arange(len(dataset.y_train)))
-  _, rows, y = data.split_validation(numbered, config.data.validation, seed)
-  rest, x, _ = data.split_validation(dataset, config.data.validation, seed)
+  _, rows, y = data.split_validation(numbered, share, seed)
+  rest, x, _ = data.split_validation(dataset, share, seed)
   owners = dataset.client_train
-  held_out = rest._replace(
+  held = rest._replace(
     x_test=x, y_test=y, client_test=owners[rows] if len(owners) else owners
   )
-  partition = cut(rest)
-  return (
-    rest,
-    partition,
-    {
-      'test': (rest, partition.test),
-      'validation': (held_out, cut(held_out).test),
-    },
-  )
+  return rest, held
 
 
 def _nets(config: Config, dataset: Dataset, lowering: str) -> _Nets:
@@ -240,12 +287,38 @@ def _nets(config: Config, dataset: Dataset, lowering: str) -> _Nets:
     **sizes,
   )
   example = dataset.x_train[:1]
-  model = models.flax_model(net, example, loss=settings.loss)
+  model = models.flax_model(
+    net, example, loss=settings.loss, **_images(config.data, example.shape)
+  )
   method = algorithms.METHODS[config_lib.method_name(config)]
   if not method.needs_submodels:
     return _Nets(net, model, None)
   rates = config.algorithm.rates
   return _Nets(net, model, models.width_submodels(net, example, rates))
+
+
+def _images(
+  settings: config_lib.Data, shape: tuple[int, ...]
+) -> dict[str, Any]:
+  """How the model prepares images, as arguments of `flax_model`."""
+  varied = settings.crop_padding or settings.flip
+  if varied and len(shape) != 4:
+    raise ConfigError(
+      f'data.crop_padding = {settings.crop_padding} and data.flip = '
+      f'{settings.flip} need images [H, W, C] but samples have shape '
+      f'{list(shape[1:])}; set them to 0 and false'
+    )
+  if len(settings.mean) not in (0, 1, shape[-1]):
+    raise ConfigError(
+      f'data.mean has {len(settings.mean)} numbers for {shape[-1]} channels; '
+      'give one a channel, or one for all'
+    )
+  options: dict[str, Any] = {}
+  if settings.mean:
+    options['preprocess'] = augment.normalize(settings.mean, settings.std)
+  if varied:
+    options['augment'] = augment.augment(settings.crop_padding, settings.flip)
+  return options
 
 
 def _algorithm(config: Config, nets: _Nets) -> round_lib.Algorithm:
@@ -280,18 +353,31 @@ def _clocked(
 
 
 def _federation(
-  config: Config, dataset: Dataset, partition: Partition, nets: _Nets
+  config: Config, samples: Samples, nets: _Nets
 ) -> data.Federation:
-  sub, clock = nets.submodels, config.clock
-  tiers = len(sub.rates) if sub else clock.num_tiers
-  seed = config_lib.seeds(config)['partition']
-  return data.federate(
+  dataset, parts = samples.dataset, samples.partition.train
+  federation = data.federate(
     dataset.x_train,
     dataset.y_train,
-    partition.train,
+    parts,
     num_classes=dataset.num_classes or None,
-    tier=tiers_of(len(partition.train), tiers, seed),
   )
+  sub, clock = nets.submodels, config.clock
+  tiers = len(sub.rates) if sub else clock.num_tiers
+  proportions = config.tiers.proportions or (1.0,) * tiers
+  if len(proportions) != tiers:
+    raise ConfigError(
+      f'tiers.proportions = {proportions} has {len(proportions)} shares for '
+      f'{tiers} tiers; give one a tier, or none for equal shares'
+    )
+  tier = data.assign_tiers(
+    config.tiers.kind,
+    federation.size,
+    federation.labels,
+    proportions,
+    config_lib.seeds(config)['partition'],
+  )
+  return federation._replace(tier=tier)
 
 
 def _execution(

@@ -26,14 +26,31 @@ class Data:
   """Which samples.
 
   Attributes:
-    name: a source of `fedjax_ls.data.SOURCES`.
-    path: file that the source reads, empty for bundled data.
+    name: a source of `fedjax_ls.data.SOURCES`; `tfds:NAME` for a set of
+      TensorFlow Datasets, `synthetic:iid` for clients alike.
+    path: file or folder that the source reads, empty for bundled data.
     validation: share of the train rows kept apart to select by, in [0, 1).
+    sequence_length: characters of a window of `text`.
+    target: of `text`: `every` character's next one, or the `last` one's.
+    alpha: how much the models of `synthetic` clients differ, >= 0.
+    beta: how much the inputs of `synthetic` clients differ, >= 0.
+    crop_padding: pixels that train images are shifted by at most, either way.
+    flip: whether train images are mirrored at random.
+    mean: of each channel, to normalize images by; empty for none.
+    std: of each channel.
   """
 
   name: str = 'digits'
   path: str = ''
   validation: float = 0.0
+  sequence_length: int = 80
+  target: str = 'every'
+  alpha: float = 1.0
+  beta: float = 1.0
+  crop_padding: int = 0
+  flip: bool = False
+  mean: tuple[float, ...] = ()
+  std: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass
@@ -42,13 +59,21 @@ class Partition:
 
   Attributes:
     kind: a kind of `fedjax_ls.data.KINDS`.
-    num_clients: number of clients; `natural` counts its own.
+    num_clients: number of clients; `natural` and `file` count their own.
     classes_per_client: of `classes`.
     alpha: concentration of `dirichlet`, > 0.
-    min_size: fewest train rows of a client under `dirichlet`.
+    min_size: fewest train rows of a client under `dirichlet`, `power_law` and
+      `log_normal`.
     balance: whether `dirichlet` evens out the sizes.
-    seed: of the validation split, the partition and the tiers; -1 for the
-      run's `seed`.
+    iid_share: share of the rows that `shards` spreads evenly, in [0, 1].
+    exponent: of the tail of `power_law`, > 0.
+    sigma: standard deviation of the logarithm of `log_normal`, >= 0.
+    path: partition file of `file`.
+    transform: what tells groups of clients apart: `none`, `rotation` or
+      `label_permutation`.
+    num_groups: number of such groups.
+    seed: of synthetic data, the validation split, the partition, the groups
+      and the tiers; -1 for the run's `seed`.
   """
 
   kind: str = 'classes'
@@ -57,7 +82,27 @@ class Partition:
   alpha: float = 0.1
   min_size: int = 1
   balance: bool = False
+  iid_share: float = 0.0
+  exponent: float = 1.5
+  sigma: float = 1.0
+  path: str = ''
+  transform: str = 'none'
+  num_groups: int = 1
   seed: int = -1
+
+
+@dataclasses.dataclass
+class Tiers:
+  """Which resource tier each client is in; tier 0 comes first.
+
+  Attributes:
+    kind: `random`, `by_size` (tier 0 holds the largest clients),
+      `inverse_size` or `by_class`.
+    proportions: shares of the clients in each tier, empty for equal ones.
+  """
+
+  kind: str = 'random'
+  proportions: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass
@@ -163,6 +208,7 @@ class Config:
     eval_every: rounds between evaluations.
     data: which samples.
     partition: who owns them.
+    tiers: who has which resources.
     model: which network.
     algorithm: the method's own dataclass, which also says which method.
     client: what a client does.
@@ -179,6 +225,7 @@ class Config:
   eval_every: int = 10
   data: Data = dataclasses.field(default_factory=Data)
   partition: Partition = dataclasses.field(default_factory=Partition)
+  tiers: Tiers = dataclasses.field(default_factory=Tiers)
   model: Model = dataclasses.field(default_factory=Model)
   algorithm: Any = dataclasses.field(default_factory=FedAvg)
   client: hyper.Client = dataclasses.field(default_factory=hyper.Client)

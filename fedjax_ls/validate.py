@@ -7,14 +7,17 @@ from typing import Any
 from fedjax_ls import algorithms
 from fedjax_ls import config as config_lib
 from fedjax_ls.config import Config, ConfigError
-from fedjax_ls.data import KINDS, SOURCES
+from fedjax_ls.data import KINDS, SOURCES, groups, text, tiers
 from fedjax_ls.models import MODELS, conv, nets, norms
 from fedjax_ls.models.flax_model import LOSSES
 
 # Fields whose value is one of a few names.
 NAMES: dict[str, Iterable[str]] = {
   'data.name': SOURCES,
+  'data.target': text.TARGETS,
   'partition.kind': KINDS,
+  'partition.transform': groups.TRANSFORMS,
+  'tiers.kind': tiers.KINDS,
   'model.name': MODELS,
   'model.norm': norms.KINDS,
   'model.norm_where': nets.PLACES,
@@ -60,10 +63,26 @@ RANGES: dict[str, Rule] = {
   'rounds': _COUNT,
   'eval_every': _COUNT,
   'data.validation': _DECAY,
+  'data.sequence_length': _COUNT,
+  'data.alpha': _NOT_NEGATIVE,
+  'data.beta': _NOT_NEGATIVE,
+  'data.crop_padding': _NOT_NEGATIVE,
   'partition.num_clients': _COUNT,
   'partition.classes_per_client': _COUNT,
   'partition.alpha': _POSITIVE,
   'partition.min_size': _COUNT,
+  'partition.iid_share': (lambda v: 0 <= v <= 1, 'choose it in [0, 1]'),
+  'partition.exponent': _POSITIVE,
+  'partition.sigma': _NOT_NEGATIVE,
+  'partition.num_groups': _COUNT,
+  'data.std': (
+    lambda v: all(scale > 0 for scale in v),
+    'give one number above 0 a channel',
+  ),
+  'tiers.proportions': (
+    lambda v: all(share > 0 for share in v),
+    'give one number above 0 a tier',
+  ),
   'model.hidden': (
     lambda v: len(v) > 0 and min(v) >= 1,
     'give one or more sizes of at least 1',
@@ -116,6 +135,8 @@ def validate(config: Config) -> Config:
   """
   config = config_lib.normalized(config)
   values = {k: value for k, (_, value) in config_lib.leaves(config).items()}
+  # A source may name a variant after a colon.
+  values['data.name'] = values['data.name'].partition(':')[0]
   for name, names in NAMES.items():
     _one_of(name, values[name], names)
   for name, (good, fix) in RANGES.items():
@@ -188,17 +209,13 @@ def _check_together(config: Config) -> None:
     f'{config.model.norm!r}; use norm = ln or norm_where = layers',
   )
   _require(
-    config.partition.kind == 'natural'
+    config.partition.kind in ('natural', 'file')
     or config.sampler.name == 'everyone'
     or config.sampler.cohort_size <= config.partition.num_clients,
     f'sampler.cohort_size = {config.sampler.cohort_size} is more than '
     f'partition.num_clients = {config.partition.num_clients}; lower it',
   )
-  _require(
-    config.data.name != 'npz' or bool(config.data.path),
-    "data.name = 'npz' needs data.path, which is empty; give the path of an "
-    '.npz file',
-  )
+  _check_samples(config)
   method = algorithms.METHODS[config_lib.method_name(config)]
   if method.needs_submodels:
     rates = getattr(config.algorithm, 'rates', ())
@@ -227,6 +244,43 @@ def _check_clock(config: Config, tiers: int) -> None:
       f'clock.{name} = {value!r} has {len(value)} speeds for {tiers} tiers; '
       f'give {tiers}, or one for all',
     )
+
+
+def _check_samples(config: Config) -> None:
+  """Settings of the data and the partition that must fit each other."""
+  needed = {
+    'npz': 'the path of an .npz file',
+    'text': 'the path of an .npz file',
+    'leaf': 'a folder with train and test',
+    'pfllib': 'a folder with train and test',
+  }
+  name = config.data.name
+  _require(
+    name not in needed or bool(config.data.path),
+    f'data.name = {name!r} needs data.path, which is empty; give '
+    f'{needed.get(name)}',
+  )
+  _require(
+    config.partition.kind != 'file' or bool(config.partition.path),
+    "partition.kind = 'file' needs partition.path, which is empty; give the "
+    'path of a partition file',
+  )
+  _require(
+    (config.partition.transform == 'none')
+    == (config.partition.num_groups == 1),
+    f'partition.transform = {config.partition.transform!r} does not go with '
+    f'partition.num_groups = {config.partition.num_groups}; set both or none',
+  )
+  _require(
+    len(config.data.mean) == len(config.data.std),
+    f'data.mean has {len(config.data.mean)} numbers and data.std '
+    f'{len(config.data.std)}; give one a channel in each',
+  )
+  _require(
+    config.partition.kind != 'file' or config.data.validation == 0,
+    f"partition.kind = 'file' counts all train rows but data.validation = "
+    f'{config.data.validation} takes some away; set it to 0',
+  )
 
 
 def _require(good: bool, sentence: str) -> None:
