@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from jax.sharding import PartitionSpec
 
 from fedjax_ls.models import Conv, max_pool2, resolve_conv
-from fedjax_ls.models.conv import conv_matmul, conv_native, initializers
+from fedjax_ls.models.conv import (
+  conv_matmul,
+  conv_native,
+  conv_shifted,
+  initializers,
+)
 
 SHAPES = [
   # image, kernel, strides, padding
@@ -109,6 +114,46 @@ def test_matmul_is_native_over_steps_of_a_scan():
     return jax.jit(lambda w: jax.lax.scan(step, w, jnp.stack([x, 2 * x]))[0])(w)
 
   assert_near(trained(conv_matmul), trained(conv_native), 1e-5)
+
+
+@pytest.mark.parametrize(('image', 'kernel', 'strides', 'padding'), SHAPES)
+def test_shifted_is_native_depthwise(x64, image, kernel, strides, padding):
+  x, _ = problem(image, kernel, jnp.float64)
+  w = problem((1, 1, 1), kernel, jnp.float64, features=image[-1])[1]
+  ours, theirs = (
+    jax.jit(value_and_grads(conv, strides, padding))(x, w)
+    for conv in (conv_shifted, conv_native)
+  )
+  assert_near(ours, theirs, 1e-10)
+
+
+def test_a_depthwise_convolution_treats_channels_alone():
+  x, _ = problem((6, 7, 3), (3, 3))
+  options = {'padding': 1, 'strides': (2, 2), 'depthwise': True}
+  layer = Conv(3, (3, 3), lowering='matmul', **options)
+  params = layer.init(jax.random.key(0), x)
+  assert params['params']['kernel'].shape == (3, 3, 1, 3)
+  y = layer.apply(params, x)
+  for c in range(3):
+    kernel = params['params']['kernel'][..., c : c + 1]
+    alone = conv_native(x[..., c : c + 1], kernel, (2, 2), 1)
+    assert_near(y[..., c : c + 1], alone, 1e-5)
+  theirs = nn.Conv(3, (3, 3), (2, 2), padding=1, feature_group_count=3)
+  params = jax.tree.map(lambda p: p + 0.1, params)
+  for lowering in ('native', 'matmul'):
+    ours = layer.clone(lowering=lowering).apply(params, x)
+    assert_near(ours, theirs.apply(params, x), 1e-5)
+  with pytest.raises(ValueError, match=r'features = 4 .* use the 3 channels'):
+    Conv(4, (3, 3), depthwise=True).init(jax.random.key(0), x)
+
+
+@pytest.mark.parametrize('conv', [conv_native, conv_matmul])
+def test_a_number_pads_all_sides(conv):
+  x, w = problem((6, 7, 2), (3, 3))
+  padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  expected = conv_native(padded, w, (2, 2), 'VALID')
+  assert_near(conv(x, w, (2, 2), 1), expected, 1e-5)
+  assert np.abs(expected - conv(x, w, (2, 2), 'SAME')).max() > 0.1
 
 
 @pytest.mark.parametrize('split_x', [True, False])

@@ -23,25 +23,19 @@ from fedjax_ls.models import (
 )
 from fedjax_ls.models.conv import LOWERINGS
 from fedjax_ls.models.norms import KINDS
-
-KEY = jax.random.key(0)
-
-
-def normal(*shape, seed=0):
-  return jnp.asarray(
-    np.random.default_rng(seed).normal(size=shape), jnp.float32
-  )
+from tests.networks import (
+  KEY,
+  check_masked_is_sliced,
+  filled,
+  near,
+  normal,
+  num_parameters,
+)
 
 
 def normed(norm, x, **options):
   """Output of a norm with fresh parameters and statistics."""
   return norm.init_with_output(KEY, x, **options)[0]
-
-
-def near(a, b, tolerance=1e-5):
-  jax.tree.map(
-    lambda u, v: np.testing.assert_allclose(u, v, tolerance, tolerance), a, b
-  )
 
 
 # --- norms ------------------------------------------------------------------
@@ -175,11 +169,6 @@ def test_an_unknown_norm_names_the_nearest():
 
 
 # --- networks ---------------------------------------------------------------
-
-
-def num_parameters(net, image):
-  shapes = jax.eval_shape(net.init, KEY, jnp.zeros((1, *image)))
-  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
 
 @pytest.mark.parametrize(
@@ -348,40 +337,6 @@ def test_a_width_keeps_the_exact_ceiling(rate):
     assert width.active(channels) == math.ceil(rate * channels)
 
 
-def filled(net, x):
-  """Random parameters (positive statistics), without running the network."""
-  shapes = jax.eval_shape(net.init, KEY, x)
-  rng = np.random.default_rng(1)
-
-  def fill(path, leaf):
-    values = rng.normal(size=leaf.shape) / math.sqrt(math.prod(leaf.shape[:-1]))
-    values = abs(values) if 'batch_stats' in str(path) else values
-    return jnp.asarray(values, x.dtype)
-
-  variables = jax.tree_util.tree_map_with_path(fill, shapes)
-  return variables['params'], variables.get('batch_stats', {})
-
-
-def gradient(net, params, stats, x, y, width=None):
-  """Gradient of a training loss, and the outputs and new statistics."""
-  mask = jnp.arange(len(x)) < len(x) - 1
-
-  def loss(params):
-    outputs, moved = net.apply(
-      {'params': params, 'batch_stats': stats},
-      x,
-      train=True,
-      mask=mask,
-      width=width,
-      mutable=['batch_stats'],
-    )
-    chosen = jax.nn.log_softmax(outputs.logits)[jnp.arange(len(x)), y]
-    loss = -jnp.sum(jnp.where(mask, chosen, 0))
-    return loss, (outputs, moved.get('batch_stats', {}))
-
-  return jax.grad(loss, has_aux=True)(params)
-
-
 @pytest.mark.parametrize('name', SMALL)
 @pytest.mark.parametrize('norm', ['none', 'fn', 'ln', 'gn', 'bn'])
 def test_a_masked_network_is_the_sliced_one(x64, name, norm):
@@ -389,35 +344,7 @@ def test_a_masked_network_is_the_sliced_one(x64, name, norm):
   net = build(norm=norm, norm_affine=True, use_bias=True, lowering='matmul')
   x = normal(*shape).astype(jnp.float64)
   y = jnp.array([0, 3, 1, 1, 2, 4])
-  params, stats = filled(net, x)
-  submodels = width_submodels(net, x, ('1', '3/5'))
-
-  @jax.jit
-  def masked(tier):
-    return gradient(net, params, stats, x, y, submodels.width(tier))
-
-  @jax.jit
-  def sliced():
-    slim = submodels.slim(params, 1)
-    return gradient(submodels.module(1), slim, held(stats), x, y)
-
-  stats_mask = jax.tree.map(np.asarray, submodels.stats_mask(1))
-
-  def held(stats):
-    return jax.tree.map(lambda s, m: s[m], stats, stats_mask)
-
-  got, (outputs, moved) = masked(1)
-  expected, (small_outputs, small_moved) = sliced()
-  near(outputs.logits[:-1], small_outputs.logits[:-1], 1e-9)
-  d = small_outputs.features.shape[1]
-  near(outputs.features[:-1, :d], small_outputs.features[:-1], 1e-9)
-  assert not jnp.any(outputs.features[:, d:])
-  near(submodels.slim(got, 1), expected, 1e-9)
-  near(held(moved), small_moved, 1e-9)
-  outside = jax.tree.map(
-    lambda g, m: jnp.where(m, 0, g), got, submodels.mask(1)
-  )
-  assert all(not jnp.any(g) for g in jax.tree.leaves(outside))
+  check_masked_is_sliced(net, x, y)
 
 
 def test_masks_and_widths_take_traced_tiers():

@@ -193,6 +193,8 @@ def width(p):
 
 ORACLES = {
   'fedavg': fedavg,
+  # The toy net has no BatchNorm.
+  'fedbn': fedavg,
   'fedga': fedga,
   'ifca': ifca,
   'scaffold': scaffold,

@@ -79,14 +79,18 @@ class Conv(nn.Module):
 
   Both lowerings hold the same parameters and agree to rounding.  `matmul` has
   its own reverse-mode rule, which can itself be differentiated in reverse;
-  forward mode raises.
+  forward mode raises.  A depthwise convolution has a kernel `[h, w, 1, C]`,
+  one `[h, w]` a channel; its `matmul` is a sum of shifted products.
 
   Attributes:
     features: number of output channels.
     kernel_size: height and width of the kernel.
     strides: vertical and horizontal step.
-    padding: 'VALID' or 'SAME'.
+    padding: 'VALID', 'SAME' or the number of zeros on each side, as PyTorch
+      counts; 'SAME' pads less on the near side of a strided convolution.
     use_bias: whether to add a bias per channel.
+    depthwise: whether channel c of the output sees channel c of the input
+      only; `features` is then the number of input channels.
     initializer: 'lecun' or 'torch', see `initializers`.
     lowering: 'native' or 'matmul'.
     dtype: type of the computation; None keeps the inputs'.
@@ -95,8 +99,9 @@ class Conv(nn.Module):
   features: int
   kernel_size: tuple[int, int]
   strides: tuple[int, int] = (1, 1)
-  padding: str = 'VALID'
+  padding: str | int = 'VALID'
   use_bias: bool = True
+  depthwise: bool = False
   initializer: str = 'lecun'
   lowering: str = 'native'
   dtype: Any = None
@@ -106,11 +111,18 @@ class Conv(nn.Module):
     """Maps `[B, H, W, C]` to `[B, H', W', features]`.
 
     Raises:
-      ValueError: `lowering` or `initializer` is unknown.
+      ValueError: `lowering` or `initializer` is unknown, or a depthwise
+        convolution has other `features` than `x`.
     """
     if self.lowering not in LOWERINGS:
       raise unknown('model.lowering', self.lowering, LOWERINGS)
-    shape = (*self.kernel_size, x.shape[-1], self.features)
+    require(
+      not self.depthwise or self.features == x.shape[-1],
+      f'features = {self.features} of a depthwise convolution; use the '
+      f'{x.shape[-1]} channels of its input',
+    )
+    inputs = 1 if self.depthwise else x.shape[-1]
+    shape = (*self.kernel_size, inputs, self.features)
     kernel_init, bias_init = initializers(
       self.initializer, math.prod(shape[:-1])
     )
@@ -119,28 +131,59 @@ class Conv(nn.Module):
     if self.use_bias:
       bias = self.param('bias', bias_init, (self.features,))
     x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-    conv = conv_native if self.lowering == 'native' else conv_matmul
+    if self.lowering == 'native':
+      conv = conv_native
+    else:
+      conv = conv_shifted if self.depthwise else conv_matmul
     y = conv(x, kernel, self.strides, self.padding)
     return y if bias is None else y + bias.reshape(1, 1, 1, -1)
 
 
-def conv_native(x: Array, kernel: Array, strides, padding: str) -> Array:
-  """The convolution of `Conv` as one XLA operation."""
+def conv_native(x: Array, kernel: Array, strides, padding) -> Array:
+  """The convolution of `Conv` as one XLA operation; depthwise by its kernel."""
   return lax.conv_general_dilated(
-    x, kernel, strides, padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    x,
+    kernel,
+    strides,
+    _pads(x, kernel, strides, padding),
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    feature_group_count=x.shape[-1] // kernel.shape[2],
   )
 
 
-def conv_matmul(x: Array, kernel: Array, strides, padding: str) -> Array:
+def conv_matmul(x: Array, kernel: Array, strides, padding) -> Array:
   """The convolution of `Conv` as patches times a matrix.
 
   Its gradient inside `shard_map` needs `x` and `kernel` to vary over the same
   mesh axes: cast what does not with `jax.lax.pcast`, or JAX raises.
   """
-  pads = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
-  if any(p != (0, 0) for p in pads):
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-  return _valid_conv(x, kernel, tuple(strides))
+  return _valid_conv(
+    _padded(x, kernel, strides, padding), kernel, tuple(strides)
+  )
+
+
+def conv_shifted(x: Array, kernel: Array, strides, padding) -> Array:
+  """A depthwise convolution as a sum of products, one a kernel element.
+
+  Args:
+    x: `[B, H, W, C]`.
+    kernel: `[h, w, 1, C]`.
+    strides: vertical and horizontal step.
+    padding: as in `Conv`.
+
+  Returns:
+    `[B, H', W', C]`.
+  """
+  x = _padded(x, kernel, strides, padding)
+  rows = _size(x.shape[1], kernel.shape[0], strides[0])
+  cols = _size(x.shape[2], kernel.shape[1], strides[1])
+  taps = (
+    x[:, _window(i, rows, strides[0]), _window(j, cols, strides[1])]
+    * kernel[i, j].reshape(1, 1, 1, -1)
+    for i in range(kernel.shape[0])
+    for j in range(kernel.shape[1])
+  )
+  return functools.reduce(jnp.add, taps)
 
 
 def max_pool2(x: Array) -> Array:
@@ -172,6 +215,19 @@ def max_pool2(x: Array) -> Array:
   top = jnp.maximum(x[:, :h:2, :w:2], x[:, :h:2, 1:w:2])
   bottom = jnp.maximum(x[:, 1:h:2, :w:2], x[:, 1:h:2, 1:w:2])
   return jnp.maximum(top, bottom)
+
+
+def _pads(x, kernel, strides, padding):
+  if isinstance(padding, int):
+    return [(padding, padding)] * 2
+  return lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
+
+
+def _padded(x, kernel, strides, padding):
+  pads = _pads(x, kernel, strides, padding)
+  if all(p == (0, 0) for p in pads):
+    return x
+  return jnp.pad(x, ((0, 0), *pads, (0, 0)))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

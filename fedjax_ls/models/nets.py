@@ -1,13 +1,12 @@
-"""The networks: an MLP and the CNN of the layer-normalization paper.
+"""What the networks share, an MLP and the CNN of the layer-norm paper.
 
-Both may be run at a fraction of their width: hidden channels beyond the first
-`width.active(C)` of `C` are exactly 0 after the norm, so a network with all
-its weights and a `width` computes what the small network made of the leading
-slices of its weights does, and the other weights get gradient 0.
+Every network may be run at a fraction of its width: hidden channels beyond
+the first `width.active(C)` of `C` are exactly 0 after the norm, so a network
+with all its weights and a `width` computes what the small network made of the
+leading slices of its weights does, and the other weights get gradient 0.
 """
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -22,8 +21,26 @@ Array = jax.Array
 PLACES = ('layers', 'last', 'reduced')
 
 
+class Call(NamedTuple):
+  """How a network is called.
+
+  Attributes:
+    train: whether `bn` uses the statistics of this batch, and dropout drops.
+    mask: `[B]`, False for padded examples, None for no padding.
+    width: share of the hidden channels in use, None for all.
+  """
+
+  train: bool = False
+  mask: Array | None = None
+  width: Width | None = None
+
+  def active(self, channels: int) -> Any:
+    """Number of channels in use out of `channels`; None for all."""
+    return None if self.width is None else self.width.active(channels)
+
+
 class Net(nn.Module):
-  """What the networks share: the norm of each layer and the linear layers.
+  """What the networks share: norms, convolutions and linear layers.
 
   Attributes:
     num_classes: number of logits.
@@ -35,11 +52,12 @@ class Net(nn.Module):
     norm_affine: whether norms learn a scale and a bias per channel.
     norm_groups: number of groups of `gn`.
     norm_eps: eps of the norms.
-    use_bias: whether convolutions and linear layers have biases.
+    use_bias: whether convolutions and linear layers have biases; the
+      convolutions of residual networks never have.
     initializer: 'lecun' or 'torch', see `fedjax_ls.models.conv.initializers`.
     lowering: of the convolutions, 'native' or 'matmul'.
-    dtype: type of the computation, parameters staying float32; None keeps the
-      inputs'.
+    dtype: type of the computation, None for the inputs'; parameters, norms and
+      the classifier stay float32.
   """
 
   num_classes: int
@@ -65,34 +83,65 @@ class Net(nn.Module):
     inner = {'layers': self.norm, 'last': 'none', 'reduced': 'shift'}
     return self.norm if last else inner[self.norm_where]
 
-  def _activated(self, x, layer, width, train, mask, last=False):
-    """ReLU and norm of hidden layer number `layer`, cut to the width."""
+  def _norm(self, x, name, call, last=False):
+    """The norm called `name`, cut to the width."""
     norm = Norm(
       self._kind(last),
       self.norm_groups,
       self.norm_affine,
       self.norm_eps,
-      name=f'norm{layer}',
+      name=name,
     )
-    active = None if width is None else width.active(x.shape[-1])
-    options: dict = {'train': train, 'mask': mask, 'active': active}
+    active = call.active(x.shape[-1])
+    return norm(x, train=call.train, mask=call.mask, active=active)
+
+  def _activated(self, x, name, call, last=False):
+    """ReLU and norm of a hidden layer, cut to the width."""
     if self.norm_before:
-      return nn.relu(norm(x, **options))
-    return norm(nn.relu(x), **options)
+      return nn.relu(self._norm(x, name, call, last))
+    return self._norm(nn.relu(x), name, call, last)
+
+  def _feature_norm(self, x, call):
+    """The norm of features that are no layer of their own."""
+    if self.norm_where == 'layers':
+      return x
+    return self._norm(x, 'feature_norm', call, last=True)
+
+  def _conv(
+    self, x, features, name, size=3, stride=1, *, padding: str | int = 0,
+    bias=False, depthwise=False,
+  ):  # fmt: skip
+    return Conv(
+      features,
+      (size, size),
+      (stride, stride),
+      padding,
+      bias,
+      depthwise,
+      self.initializer,
+      self.lowering,
+      self.dtype,
+      name=name,
+    )(x)
 
   def _dense(self, x, features, name):
+    return self._linear(x, features, name, self.dtype)
+
+  def _classified(self, x):
+    # Logits rounded to bfloat16 are too coarse for a softmax: in the type of
+    # the parameters.
+    return Outputs(self._linear(x, self.num_classes, 'classifier', None), x)
+
+  def _linear(self, x, features, name, dtype):
     kernel_init, bias_init = initializers(self.initializer, x.shape[-1])
     return nn.Dense(
       features,
       self.use_bias,
-      self.dtype,
+      dtype,
       kernel_init=kernel_init,
       bias_init=bias_init,
       name=name,
     )(x)
-
-  def _classified(self, x):
-    return Outputs(self._dense(x, self.num_classes, 'classifier'), x)
 
 
 class MLP(Net):
@@ -131,11 +180,12 @@ class MLP(Net):
     Returns:
       Logits, and features `[B, hidden[-1]]`.
     """
+    call = Call(train, mask, width)
     x = x.reshape(x.shape[0], -1)
     for layer, size in enumerate(self.hidden):
       x = self._dense(x, size, f'dense{layer}')
       last = layer == len(self.hidden) - 1
-      x = self._activated(x, layer, width, train, mask, last)
+      x = self._activated(x, f'norm{layer}', call, last)
     return self._classified(x)
 
   def slim(self, width: Width) -> 'MLP':
@@ -146,18 +196,20 @@ class MLP(Net):
 class CNN(Net):
   """Convolutions, pooling and linear layers; 32 x 32 x 3 inputs by default.
 
-  Each 5 x 5 'VALID' convolution is followed by ReLU, norm and 2 x 2 max
-  pooling; then come the linear layers.  Zhang et al., "Understanding the role
+  Each 5 x 5 convolution is followed by ReLU, norm and 2 x 2 max pooling; then
+  come the linear layers.  Zhang et al., "Understanding the role
   of layer normalization in label-skewed federated learning", TMLR 2024.
 
   Attributes:
     channels: channels of the convolutions.
     hidden: sizes of the linear layers; the paper's table has (384,), its
-      authors' code (384, 192).
+      authors' code (384, 192).  Without any, the feature is the flattened map.
+    padding: of the convolutions, 'VALID' or 'SAME'.
   """
 
   channels: tuple[int, ...] = (64, 64)
   hidden: tuple[int, ...] = (384, 192)
+  padding: str = 'VALID'
 
   @nn.compact
   def __call__(
@@ -182,30 +234,22 @@ class CNN(Net):
     Raises:
       ValueError: `x` are no images, or too small ones.
     """
-    x = _images(x, len(self.channels))
+    call = Call(train, mask, width)
+    x = _large_enough(images(x), len(self.channels), self.padding)
     for layer, size in enumerate(self.channels):
-      x = self._conv(x, size, f'conv{layer}')
-      x = max_pool2(self._activated(x, layer, width, train, mask))
-    # Channels first: the leading channels must stay the leading features, so
-    # that a narrow network's weights are leading slices here, too.
-    x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+      x = self._conv(
+        x, size, f'conv{layer}', 5, padding=self.padding, bias=self.use_bias
+      )
+      x = max_pool2(self._activated(x, f'norm{layer}', call))
+    if not self.hidden:
+      x = self._feature_norm(x, call)
+    x = flattened(x)
     for i, size in enumerate(self.hidden):
       layer = len(self.channels) + i
       x = self._dense(x, size, f'dense{i}')
       last = i == len(self.hidden) - 1
-      x = self._activated(x, layer, width, train, mask, last)
+      x = self._activated(x, f'norm{layer}', call, last)
     return self._classified(x)
-
-  def _conv(self, x, features, name):
-    return Conv(
-      features,
-      (5, 5),
-      use_bias=self.use_bias,
-      initializer=self.initializer,
-      lowering=self.lowering,
-      dtype=self.dtype,
-      name=name,
-    )(x)
 
   def slim(self, width: Width) -> 'CNN':
     """The network whose hidden layers have the active channels only."""
@@ -215,11 +259,35 @@ class CNN(Net):
     )
 
 
-def _images(x, num_convs):
+def images(x: Array) -> Array:
+  """`[B, H, W]` or `[B, H, W, C]` as `[B, H, W, C]`.
+
+  Raises:
+    ValueError: `x` has another rank.
+  """
   x = x[..., None] if x.ndim == 3 else x
-  least = 2**num_convs + 4 * (2**num_convs - 1)
   require(
-    x.ndim == 4 and min(x.shape[1:3]) >= least,
+    x.ndim == 4,
+    f'x has shape {x.shape}; a convolutional network needs images '
+    '[B, H, W, C] or [B, H, W]',
+  )
+  return x
+
+
+def flattened(x: Array) -> Array:
+  """`[B, H, W, C]` as `[B, C H W]`.
+
+  Channels first: the leading channels must stay the leading features, so that
+  a narrow network's weights are leading slices here, too.
+  """
+  return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+
+
+def _large_enough(x, num_convs, padding):
+  least = 2**num_convs
+  least += 4 * (2**num_convs - 1) if padding == 'VALID' else 0
+  require(
+    min(x.shape[1:3]) >= least,
     f'x has shape {x.shape}; a CNN of {num_convs} convolutions needs images '
     f'[B, H, W, C] of at least {least} x {least}',
   )
@@ -241,22 +309,3 @@ def cnn(num_classes: int, *, feature: int = 192, **options) -> CNN:
   if feature not in sizes:
     raise ValueError(f'model.feature = {feature}; use 192 or 384')
   return CNN(num_classes, hidden=sizes[feature], **options)
-
-
-MODELS: dict[str, Callable[..., nn.Module]] = {'mlp': MLP, 'cnn': cnn}
-
-
-def make_net(name: str, *, num_classes: int, **options) -> nn.Module:
-  """The network called `name`.
-
-  Args:
-    name: a key of `MODELS`.
-    num_classes: number of logits.
-    **options: attributes of the network.
-
-  Raises:
-    ValueError: there is no such network; names the nearest.
-  """
-  if name not in MODELS:
-    raise unknown('model.name', name, MODELS)
-  return MODELS[name](num_classes=num_classes, **options)

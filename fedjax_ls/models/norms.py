@@ -120,7 +120,7 @@ class Norm(nn.Module):
     if not train:
       return _standardized(v, mean.value, var.value, self.eps)
     weight = jnp.ones(v.shape[:1], bool) if mask is None else mask
-    now, count = _moments(v, weight)
+    now, count = moments(v, weight)
     if not self.is_initializing():
       seen = count > 0 if keep is None else (count > 0) & keep
       for running, new in zip((mean, var), now, strict=True):
@@ -174,7 +174,7 @@ def _scaled(v, keep, eps):
   return v * (jnp.sqrt(jnp.asarray(d, v.dtype)) * inverse)
 
 
-def _moments(v, weight):
+def moments(v, weight):
   """Mean and biased variance `[C]` over the examples in `weight[B]`."""
   axes = tuple(range(v.ndim - 1))
   real = weight.astype(bool).reshape((-1,) + (1,) * (v.ndim - 1))

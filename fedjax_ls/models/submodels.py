@@ -41,8 +41,8 @@ def width_submodels(
   """Narrow versions of a network that keep `ceil(rate C)` of `C` channels.
 
   Args:
-    module: a network with a method `slim(width) -> module`, as `MLP` and `CNN`
-      have.
+    module: a network with a method `slim(width) -> module`, as those of
+      `fedjax_ls.models` have.
     example: a batch `[B, ...]` of the module's inputs; only its shape and type
       are read.
     rates: share of each tier in (0, 1], as '0.6', '3/5' or a `Fraction`.
@@ -65,7 +65,7 @@ def width_submodels(
   require(
     hasattr(module, 'slim'),
     f'{type(module).__name__} has no method slim(width); '
-    'add one or use MLP or CNN',
+    'add one or use a network of fedjax_ls.models',
   )
   modules = [module.slim(Width(r.numerator, r.denominator)) for r in exact]
   full, full_stats = _shapes(module, example)
