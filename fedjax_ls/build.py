@@ -18,7 +18,7 @@ from fedjax_ls.cost import Cost, costs
 from fedjax_ls.data import Dataset, Partition, augment
 from fedjax_ls.placement import place
 from fedjax_ls.types import Execution, Sampler, State
-from fedjax_ls.validate import check_data
+from fedjax_ls.validate import NET_FIELDS, check_data, net_fields
 
 # Share of a device's free memory that a block of rounds may take.
 MEMORY_SHARE = 0.6
@@ -268,23 +268,8 @@ def _validation(
 
 def _nets(config: Config, dataset: Dataset, lowering: str) -> _Nets:
   settings = config.model
-  sizes: dict[str, Any] = {'hidden': settings.hidden}
-  if settings.name == 'cnn':
-    sizes = {'feature': settings.feature}
   net = models.make_net(
-    settings.name,
-    num_classes=dataset.num_classes or math.prod(dataset.y_train.shape[1:]),
-    norm=settings.norm,
-    norm_where=settings.norm_where,
-    norm_before=settings.norm_before,
-    norm_affine=settings.norm_affine,
-    norm_groups=settings.norm_groups,
-    norm_eps=settings.norm_eps,
-    use_bias=settings.use_bias,
-    initializer=settings.initializer,
-    lowering=lowering,
-    dtype=jnp.bfloat16 if settings.dtype == 'bfloat16' else None,
-    **sizes,
+    settings.name, **_net_options(config, dataset, lowering)
   )
   example = dataset.x_train[:1]
   model = models.flax_model(
@@ -319,6 +304,22 @@ def _images(
   if varied:
     options['augment'] = augment.augment(settings.crop_padding, settings.flip)
   return options
+
+
+def _net_options(
+  config: Config, dataset: Dataset, lowering: str
+) -> dict[str, Any]:
+  """The settings that the network reads."""
+  settings = config.model
+  options = {field: getattr(settings, field) for field in NET_FIELDS}
+  options |= {
+    'num_classes': dataset.num_classes or math.prod(dataset.y_train.shape[1:]),
+    'lowering': lowering,
+    'dtype': jnp.bfloat16 if settings.dtype == 'bfloat16' else None,
+    'positions': 'last' if dataset.y_train.ndim == 1 else 'every',
+  }
+  known = net_fields(settings.name)
+  return {name: value for name, value in options.items() if name in known}
 
 
 def _algorithm(config: Config, nets: _Nets) -> round_lib.Algorithm:

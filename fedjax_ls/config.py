@@ -110,8 +110,10 @@ class Model:
   """Which network; see `fedjax_ls.models`.
 
   Attributes:
-    name: a network of `fedjax_ls.models.MODELS`.
-    hidden: hidden sizes of `mlp`.
+    name: a network of `fedjax_ls.models.MODELS`, or one's own by import path,
+      `package.module:ClassName`, which is given those of the settings below
+      that its signature names, `num_classes`, `lowering` and `dtype`.
+    hidden: hidden sizes of `mlp` and of a network of one's own.
     feature: size of the feature of `cnn`, 192 or 384.
     norm: kind of norm, `none`, `fn`, `ln`, `gn`, `bn` or `shift`.
     norm_where: `layers`, `last` or `reduced`.

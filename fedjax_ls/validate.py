@@ -8,7 +8,7 @@ from fedjax_ls import algorithms
 from fedjax_ls import config as config_lib
 from fedjax_ls.config import Config, ConfigError
 from fedjax_ls.data import KINDS, SOURCES, groups, text, tiers
-from fedjax_ls.models import MODELS, conv, nets, norms
+from fedjax_ls.models import MODELS, conv, nets, norms, options_of
 from fedjax_ls.models.flax_model import LOSSES
 
 # Fields whose value is one of a few names.
@@ -18,7 +18,6 @@ NAMES: dict[str, Iterable[str]] = {
   'partition.kind': KINDS,
   'partition.transform': groups.TRANSFORMS,
   'tiers.kind': tiers.KINDS,
-  'model.name': MODELS,
   'model.norm': norms.KINDS,
   'model.norm_where': nets.PLACES,
   'model.initializer': conv.INITIALIZERS,
@@ -38,6 +37,12 @@ NAMES: dict[str, Iterable[str]] = {
   'execution.precision': ('float32', 'tensorfloat32', 'bfloat16'),
   'writers.progress': ('auto', 'bar', 'lines', 'off'),
 }  # fmt: skip
+
+# Fields of `model` that are options of the network.
+NET_FIELDS = (
+  'hidden', 'feature', 'norm', 'norm_where', 'norm_before', 'norm_affine',
+  'norm_groups', 'norm_eps', 'use_bias', 'initializer', 'dtype',
+)  # fmt: skip
 
 Rule = tuple[Callable[[Any], bool], str]
 _COUNT: Rule = (lambda v: v >= 1, 'choose 1 or more')
@@ -142,6 +147,7 @@ def validate(config: Config) -> Config:
   for name, (good, fix) in RANGES.items():
     if not good(values[name]):
       raise ConfigError(f'{name} = {values[name]!r} is out of range; {fix}')
+  _check_model(config.model)
   _check_together(config)
   return config
 
@@ -177,6 +183,33 @@ def check_data(config: Config, sizes: Any, float_targets: bool) -> None:
     raise ConfigError(
       f'model.loss = {config.model.loss!r} does not fit targets that are '
       f'{targets}; use {fitting}'
+    )
+
+
+def net_fields(name: str) -> set[str]:
+  """The options that a network takes from the configuration.
+
+  Raises:
+    ConfigError: there is no such network.
+  """
+  try:
+    options = options_of(name)
+  except ValueError as error:
+    raise ConfigError(str(error)) from error
+  # The published networks have sizes of their own.
+  sized = name in MODELS and name != 'mlp'
+  return options - {'hidden'} if sized else options
+
+
+def _check_model(model: config_lib.Model) -> None:
+  """There is such a network, and it reads what is set for it."""
+  fields, default = net_fields(model.name), config_lib.Model()
+  for field in NET_FIELDS:
+    value = getattr(model, field)
+    _require(
+      field in fields or value == getattr(default, field),
+      f'model.{field} = {value!r} is not read by model.name = '
+      f'{model.name!r}; leave it out',
     )
 
 

@@ -48,7 +48,12 @@ def test_every_number_and_name_has_a_rule_or_is_free():
   ruled = {*validate_lib.NAMES, *validate_lib.RANGES}
   fields = config_lib.leaves(fl.Config())
   free = {name for name, (kind, _) in fields.items() if kind is not bool}
-  assert free - ruled == {'data.path', 'data.mean', 'partition.path'}
+  assert free - ruled == {
+    'data.path',
+    'data.mean',
+    'model.name',
+    'partition.path',
+  }
 
 
 def test_normalized_casts_what_is_safe():

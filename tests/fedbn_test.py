@@ -57,7 +57,8 @@ def oracle(p):
           lambda v, g, a: g + d.decay * a + d.momentum * v, velocity,
           (list(grads[0]), grads[1]), w,
         )  # fmt: skip
-        w = jax.tree.map(lambda a, v: a - d.lr * v, w, velocity)
+        rate = d.lr[t]
+        w = jax.tree.map(lambda a, v, r=rate: a - r * v, w, velocity)
         stats[i] = [
           KEPT * s + (1 - KEPT) * m
           for s, m in zip(stats[i], moments, strict=True)

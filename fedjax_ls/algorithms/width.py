@@ -60,7 +60,7 @@ def width(settings: Width, parts: Parts) -> Algorithm:
   if submodels is None:
     raise ValueError(
       f'algorithm.rates is {settings.rates} but the model has no submodels; '
-      'use model.name=mlp or cnn.'
+      'use a network with a method slim, as all image networks have.'
     )
 
   def start(hyper: Hyper, ctx: Ctx) -> Start:
