@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ import numpy as np
 from absl import app, flags, logging
 
 import fedjax_ls as fl
-from experiments import quickstart_plots
+from experiments import commandline, quickstart_plots
 from fedjax_ls import build, config, evaluate
 from fedjax_ls import round as round_lib
 from fedjax_ls.progress import progress
@@ -123,9 +124,9 @@ def grid(curves: dict[str, np.ndarray], at: int) -> str:
   return '\n'.join(rows)
 
 
-def main(argv: Any) -> None:
+def main(argv: Sequence[str]) -> None:
   """Runs what is missing, then prints the grids and draws the plots."""
-  del argv
+  commandline.refuse_arguments(argv)
   logging.set_verbosity(logging.WARNING)
   folder = pathlib.Path(_WORKDIR.value)
   folder.mkdir(parents=True, exist_ok=True)

@@ -4,8 +4,8 @@ python -m experiments.run --config=configs/FILE.py[:METHOD] --workdir=DIR
   [--config.FIELD=VALUE ...]
 
 The same command again resumes a run that was stopped.  Exits with 2 if the
-command line or the configuration is wrong, with 1
-if the run diverges, with 130 if it is interrupted.
+command line or the configuration is wrong, with 1 if the run diverges or does
+not fit the memory, with 130 if it is interrupted.
 
 Several processes, on one machine or many, run one program over all their
 devices: start each with the same command (execution.devices = 0), a folder
@@ -41,7 +41,7 @@ _PROCESS = flags.DEFINE_integer('process', 0, 'Number of this one, from 0.')
 
 def main(argv: Sequence[str]) -> None:
   """Trains, or says in one sentence what is wrong."""
-  del argv
+  commandline.refuse_arguments(argv)
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)  # orbax tells every step it takes
   if _COORDINATOR.value:

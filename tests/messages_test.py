@@ -238,6 +238,18 @@ ARGUMENTS = [
   ([DIGITS, '--workdir=w', '--rounds=3'], ('--rounds', '--config.rounds?')),
   ([DIGITS, '--workdri=w'], ('--workdri', 'mean --workdir?')),
   ([DIGITS, '--workdir=w', 'rounds=3'], ("'rounds=3'", 'no flag')),
+  (
+    [DIGITS, '--workdir=w', '--config.client.clip', 'false'],
+    ("'false'", 'no flag'),
+  ),
+  (
+    [DIGITS, '--noconfig.client.clip', 'x', '--workdir=w'],
+    ("'x'", 'no flag'),
+  ),
+  (
+    [DIGITS, '--workdir=w', '--config.algorithm=ifca'],
+    ('--config.algorithm=ifca', '--config=FILE.py:ifca'),
+  ),
 ]
 
 
@@ -247,6 +259,26 @@ def test_wrong_command_line(arguments, parts):
 
   with says(*parts):
     commandline.check(arguments)
+
+
+def test_values_may_follow_a_space_and_truth_values_stand_alone():
+  import experiments.run  # noqa: F401
+
+  commandline.check(
+    ['--config', DIGITS.removeprefix('--config='), '--workdir', 'w']
+    + [
+      '--config.client.clip',
+      '--config.rounds',
+      '3',
+      '--noconfig.writers.plots',
+    ]
+  )
+
+
+def test_arguments_that_absl_leaves_are_refused(capsys):
+  with pytest.raises(SystemExit):
+    commandline.refuse_arguments(['run', '5'])
+  assert "'5' is no flag" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
