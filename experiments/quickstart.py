@@ -63,10 +63,13 @@ def sweep(configs: list[fl.Config]) -> dict[str, np.ndarray]:
     `{metric: [evaluations, P]}` of the test set.
   """
   begin = time.perf_counter()
-  experiments = [build.prepare(c) for c in configs]
+  # Clients and first model follow from the seed alone.
+  of_seed = {c.seed: c for c in configs}
+  prepared = {seed: build.prepare(c) for seed, c in of_seed.items()}
+  experiments = [prepared[c.seed] for c in configs]
   jobs = [e.job for e in experiments]
   states = _stack([e.state for e in experiments])
-  hypers = _stack([job.hyper for job in jobs])
+  hypers = _stack([build.numbers(c) for c in configs])
   federation = _stack_federations([job.federation for job in jobs])
   test = _stack_federations([job.tests['test'] for job in jobs])
   first = jobs[0]
@@ -82,7 +85,9 @@ def sweep(configs: list[fl.Config]) -> dict[str, np.ndarray]:
   jitted = jax.jit(
     jax.vmap(block, in_axes=(0, _OWN, _OWN, 0, None)), donate_argnums=3
   )
-  program = jitted.lower(hypers, federation, test, states, EVAL_EVERY).compile()
+  with jax.default_matmul_precision(first.precision):
+    lowered = jitted.lower(hypers, federation, test, states, EVAL_EVERY)
+  program = lowered.compile()
   print(f'prepared and compiled in {time.perf_counter() - begin:.1f} s')
   curves = []
   with progress('auto', ROUNDS) as shown:

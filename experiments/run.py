@@ -25,7 +25,7 @@ from ml_collections import config_flags
 from experiments import commandline
 from fedjax_ls.config import ConfigError
 from fedjax_ls.debug import ClientError
-from fedjax_ls.loop import Diverged
+from fedjax_ls.loop import Diverged, OutOfMemory
 from fedjax_ls.train import train
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
     train(_CONFIG.value, _WORKDIR.value or '')
   except ConfigError as error:
     commandline.fail(error, 2)
-  except (Diverged, ClientError) as error:
+  except (Diverged, ClientError, OutOfMemory) as error:
     commandline.fail(error, 1)
   except KeyboardInterrupt:
     commandline.fail('interrupted; the same command resumes', 130)

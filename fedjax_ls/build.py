@@ -9,7 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_ls import algorithms, data, hosted, hyper, loop, models, samplers
+from fedjax_ls import (
+  algorithms,
+  consistency,
+  data,
+  hosted,
+  hyper,
+  loop,
+  models,
+  samplers,
+)
 from fedjax_ls import config as config_lib
 from fedjax_ls import round as round_lib
 from fedjax_ls.config import Config, ConfigError
@@ -31,6 +40,7 @@ class Experiment(NamedTuple):
     resolved: `{field: value}` of what was left to choose automatically.
     shrinks: whether the chunk may become smaller to fit the memory.
     partition: rows of every client, train and test.
+    fingerprint: hash of the data set, see `data.fingerprint`.
   """
 
   job: loop.Job
@@ -38,6 +48,7 @@ class Experiment(NamedTuple):
   resolved: dict[str, Any]
   shrinks: bool
   partition: Partition
+  fingerprint: str
 
 
 class _Nets(NamedTuple):
@@ -60,8 +71,9 @@ def prepare(config: Config, stored: dict[str, Any] | None = None) -> Experiment:
 
   Raises:
     ConfigError: the configuration does not fit the data or the machine.
+    fedjax_ls.loop.OutOfMemory: the data do not fit the device.
   """
-  dataset, partition, held_out = _sentence(_read, config)
+  dataset, partition, held_out, fingerprint = _sentence(_read, config)
   check_data(config, list(map(len, partition.train)), dataset.num_classes == 0)
   execution, resolved, shrinks = _execution(
     config, stored or {}, len(partition.train)
@@ -69,28 +81,31 @@ def prepare(config: Config, stored: dict[str, Any] | None = None) -> Experiment:
   nets = _sentence(_nets, config, dataset, resolved['execution.conv'])
   algorithm = _sentence(_algorithm, config, nets)
   federation = _federation(config, dataset, partition, nets)
+  _sentence(consistency.check_model, nets.model, federation)
   tests = {
     name: loop.evaluation_set(held.x_test, held.y_test, federation, rows)
     for name, (held, rows) in held_out.items()
   }
+  method = algorithms.METHODS[config_lib.method_name(config)]
+  consistency.check_own_models(method, algorithm.personal, tests)
   host = None
   if config.execution.data == 'host':
     if algorithm.personal is not None:
       raise ConfigError(
         f'execution.data = host does not fit method '
-        f'{config_lib.method_name(config)}, which judges clients by their '
+        f'{method.name}, which judges clients by their '
         'training data; use execution.data = device'
       )
     host = hosted.on_host(federation)
     federation = hosted.outline(host)
-  settings = hyper.Hyper(config.client, config.server, config.algorithm)
-  numbers, federation, tests = place(
-    (loop.numbers(settings), federation, tests), execution
-  )
+  with loop.memory_named(None):
+    placed, federation, tests = place(
+      (numbers(config), federation, tests), execution
+    )
   job = loop.Job(
     algorithm,
     nets.model,
-    numbers,
+    placed,
     federation,
     tests,
     execution,
@@ -99,7 +114,13 @@ def prepare(config: Config, stored: dict[str, Any] | None = None) -> Experiment:
   )
   seeds = config_lib.seeds(config)
   state = _sentence(loop.initial_state, job, seeds['model'], seeds['train'])
-  return Experiment(job, state, resolved, shrinks, partition)
+  return Experiment(job, state, resolved, shrinks, partition, fingerprint)
+
+
+def numbers(config: Config) -> hyper.Hyper:
+  """All numbers of a configuration, as arrays."""
+  settings = hyper.Hyper(config.client, config.server, config.algorithm)
+  return loop.numbers(settings)
 
 
 def compiled(experiment: Experiment) -> tuple[Experiment, loop.Programs]:
@@ -122,8 +143,14 @@ def compiled(experiment: Experiment) -> tuple[Experiment, loop.Programs]:
 
   if not experiment.shrinks:
     return make(most)
-  budget = MEMORY_SHARE * _free_bytes()
-  return make(largest_chunk(most, lambda n: make(n)[1].memory, budget))
+
+  def needed(chunk: int) -> float:
+    try:
+      return make(chunk)[1].memory
+    except loop.OutOfMemory:
+      return math.inf
+
+  return make(largest_chunk(most, needed, MEMORY_SHARE * _free_bytes()))
 
 
 def sampler(settings: config_lib.Sampler) -> Sampler:
@@ -144,7 +171,7 @@ def tiers_of(num_clients: int, num_tiers: int, seed: int) -> np.ndarray:
 
 
 def largest_chunk(
-  per_device: int, needed: Callable[[int], int], budget: float
+  per_device: int, needed: Callable[[int], float], budget: float
 ) -> int:
   """The largest divisor of the cohort per device that fits the memory.
 
@@ -170,10 +197,12 @@ def _read(config: Config):
   """The train data, their partition, and what to evaluate on.
 
   Returns:
-    The data set, the partition, and `{name: (data set, test rows)}`.
+    The data set, the partition, `{name: (data set, test rows)}`, and the
+    fingerprint of the whole data set.
   """
   settings = config.partition
   dataset = data.load(config.data.name, config.data.path)
+  fingerprint = data.fingerprint(dataset)
   seed = config_lib.seeds(config)['partition']
 
   def cut(dataset: Dataset) -> Partition:
@@ -190,7 +219,8 @@ def _read(config: Config):
 
   if config.data.validation == 0:
     partition = cut(dataset)
-    return dataset, partition, {'test': (dataset, partition.test)}
+    held = {'test': (dataset, partition.test)}
+    return dataset, partition, held, fingerprint
   numbered = dataset._replace(x_train=np.arange(len(dataset.y_train)))
   _, rows, y = data.split_validation(numbered, config.data.validation, seed)
   rest, x, _ = data.split_validation(dataset, config.data.validation, seed)
@@ -206,6 +236,7 @@ def _read(config: Config):
       'test': (rest, partition.test),
       'validation': (held_out, cut(held_out).test),
     },
+    fingerprint,
   )
 
 

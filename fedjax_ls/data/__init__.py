@@ -6,6 +6,7 @@ federation = federate(dataset.x_train, dataset.y_train, partition.train)
 """
 
 from fedjax_ls.data.federation import Federation, federate
+from fedjax_ls.data.fingerprint import fingerprint
 from fedjax_ls.data.partition import (
   KINDS,
   Partition,
@@ -28,6 +29,7 @@ __all__ = [
   'classes',
   'dirichlet',
   'federate',
+  'fingerprint',
   'iid',
   'load',
   'make_partition',
