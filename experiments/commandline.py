@@ -51,12 +51,12 @@ def check(arguments: Sequence[str], needs_workdir: bool = True) -> None:
   Raises:
     ConfigError: the first thing that is wrong.
   """
-  given = _split(arguments)
-  paths = [value for name, value in given if name == 'config']
-  config = load(paths[-1]) if paths else None
-  if config is None:
+  paths = [value for name, value in _split(arguments) if name == 'config']
+  if not paths:
     raise ConfigError(f'--config is missing; {USAGE}')
-  fields = leaves(config)
+  fields = leaves(load(paths[-1]))
+  given = _split(arguments, fields)
+  _refuse_stray([value for name, value in given if not name])
   for name, value in given:
     if name.startswith('config.'):
       _check_field(name.removeprefix('config.'), value, fields)
@@ -109,27 +109,59 @@ def fail(error: Exception | str, status: int) -> typing.NoReturn:
   sys.exit(status)
 
 
-def _split(arguments: Sequence[str]) -> list[tuple[str, str]]:
-  """Names and values of the flags, 'true' where there is no value."""
+def refuse_arguments(argv: Sequence[str]) -> None:
+  """Exits with a sentence if absl left an argument that is no flag."""
+  try:
+    _refuse_stray(argv[1:])
+  except ConfigError as error:
+    fail(error, 2)
+
+
+def _refuse_stray(arguments: Sequence[str]) -> None:
+  for argument in arguments:
+    raise ConfigError(
+      f'argument {argument!r} is no flag; write --config.FIELD=VALUE, and '
+      'values with spaces in quotes'
+    )
+
+
+def _split(
+  arguments: Sequence[str], fields: dict[str, Any] | None = None
+) -> list[tuple[str, str]]:
+  """Names and values of the flags, 'true' where there is no value.
+
+  Like absl, a flag that is true or false takes no value after a space.  What
+  is no flag has no name.
+  """
   given = []
   rest = list(arguments)
   while rest:
     argument = rest.pop(0)
     if not argument.startswith('-'):
-      raise ConfigError(
-        f'argument {argument!r} is no flag; write --config.FIELD=VALUE, and '
-        'values with spaces in quotes'
-      )
+      given.append(('', argument))
+      continue
     name, equals, value = argument.lstrip('-').partition('=')
     if not equals:
       value = 'true'
-      if rest and not rest[0].startswith('-'):
+      if rest and rest[0][:1] != '-' and not _is_switch(name, fields or {}):
         value = rest.pop(0)
     given.append((name, value))
   return given
 
 
+def _is_switch(name: str, fields: dict[str, Any]) -> bool:
+  if name in flags.FLAGS:
+    return flags.FLAGS[name].boolean
+  kind, _ = fields.get(name.removeprefix('config.'), (None, None))
+  return kind is bool or name.startswith('noconfig.')
+
+
 def _check_field(name: str, value: str, fields: dict[str, Any]) -> None:
+  if name == 'algorithm':
+    raise ConfigError(
+      f'--config.algorithm={value} is no field; choose the method with the '
+      f'file, --config=FILE.py:{value}'
+    )
   if name not in fields:
     raise unknown_field(name, fields)
   kind, default = fields[name]

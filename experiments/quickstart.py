@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ import numpy as np
 from absl import app, flags, logging
 
 import fedjax_ls as fl
-from experiments import quickstart_plots
+from experiments import commandline, quickstart_plots
 from fedjax_ls import build, config, evaluate
 from fedjax_ls import round as round_lib
 from fedjax_ls.progress import progress
@@ -62,10 +63,13 @@ def sweep(configs: list[fl.Config]) -> dict[str, np.ndarray]:
     `{metric: [evaluations, P]}` of the test set.
   """
   begin = time.perf_counter()
-  experiments = [build.prepare(c) for c in configs]
+  # Clients and first model follow from the seed alone.
+  of_seed = {c.seed: c for c in configs}
+  prepared = {seed: build.prepare(c) for seed, c in of_seed.items()}
+  experiments = [prepared[c.seed] for c in configs]
   jobs = [e.job for e in experiments]
   states = _stack([e.state for e in experiments])
-  hypers = _stack([job.hyper for job in jobs])
+  hypers = _stack([build.numbers(c) for c in configs])
   federation = _stack_federations([job.federation for job in jobs])
   test = _stack_federations([job.tests['test'] for job in jobs])
   first = jobs[0]
@@ -81,7 +85,9 @@ def sweep(configs: list[fl.Config]) -> dict[str, np.ndarray]:
   jitted = jax.jit(
     jax.vmap(block, in_axes=(0, _OWN, _OWN, 0, None)), donate_argnums=3
   )
-  program = jitted.lower(hypers, federation, test, states, EVAL_EVERY).compile()
+  with jax.default_matmul_precision(first.precision):
+    lowered = jitted.lower(hypers, federation, test, states, EVAL_EVERY)
+  program = lowered.compile()
   print(f'prepared and compiled in {time.perf_counter() - begin:.1f} s')
   curves = []
   with progress('auto', ROUNDS) as shown:
@@ -123,9 +129,9 @@ def grid(curves: dict[str, np.ndarray], at: int) -> str:
   return '\n'.join(rows)
 
 
-def main(argv: Any) -> None:
+def main(argv: Sequence[str]) -> None:
   """Runs what is missing, then prints the grids and draws the plots."""
-  del argv
+  commandline.refuse_arguments(argv)
   logging.set_verbosity(logging.WARNING)
   folder = pathlib.Path(_WORKDIR.value)
   folder.mkdir(parents=True, exist_ok=True)

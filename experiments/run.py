@@ -4,8 +4,8 @@ python -m experiments.run --config=configs/FILE.py[:METHOD] --workdir=DIR
   [--config.FIELD=VALUE ...]
 
 The same command again resumes a run that was stopped.  Exits with 2 if the
-command line or the configuration is wrong, with 1
-if the run diverges, with 130 if it is interrupted.
+command line or the configuration is wrong, with 1 if the run diverges or does
+not fit the memory, with 130 if it is interrupted.
 
 Several processes, on one machine or many, run one program over all their
 devices: start each with the same command (execution.devices = 0), a folder
@@ -25,7 +25,7 @@ from ml_collections import config_flags
 from experiments import commandline
 from fedjax_ls.config import ConfigError
 from fedjax_ls.debug import ClientError
-from fedjax_ls.loop import Diverged
+from fedjax_ls.loop import Diverged, OutOfMemory
 from fedjax_ls.train import train
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -41,7 +41,7 @@ _PROCESS = flags.DEFINE_integer('process', 0, 'Number of this one, from 0.')
 
 def main(argv: Sequence[str]) -> None:
   """Trains, or says in one sentence what is wrong."""
-  del argv
+  commandline.refuse_arguments(argv)
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)  # orbax tells every step it takes
   if _COORDINATOR.value:
@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
     train(_CONFIG.value, _WORKDIR.value or '')
   except ConfigError as error:
     commandline.fail(error, 2)
-  except (Diverged, ClientError) as error:
+  except (Diverged, ClientError, OutOfMemory) as error:
     commandline.fail(error, 1)
   except KeyboardInterrupt:
     commandline.fail('interrupted; the same command resumes', 130)

@@ -8,7 +8,7 @@ from fedjax_ls import algorithms, data, models, samplers
 from fedjax_ls.config import Config, ConfigError
 from fedjax_ls.data import Federation, federate
 from fedjax_ls.hyper import Client, Hyper, Server
-from fedjax_ls.loop import Diverged
+from fedjax_ls.loop import Diverged, OutOfMemory
 from fedjax_ls.models import (
   CNN,
   MLP,
@@ -32,6 +32,7 @@ __all__ = [
   'Federation',
   'Hyper',
   'Model',
+  'OutOfMemory',
   'Outputs',
   'Phase',
   'Result',

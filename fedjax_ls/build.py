@@ -9,7 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_ls import algorithms, data, hosted, hyper, loop, models, samplers
+from fedjax_ls import (
+  algorithms,
+  consistency,
+  data,
+  hosted,
+  hyper,
+  loop,
+  models,
+  samplers,
+)
 from fedjax_ls import clock as clock_lib
 from fedjax_ls import config as config_lib
 from fedjax_ls import round as round_lib
@@ -49,6 +58,7 @@ class Experiment(NamedTuple):
     resolved: `{field: value}` of what was left to choose automatically.
     shrinks: whether the chunk may become smaller to fit the memory.
     samples: the data, the partition and the groups of the clients.
+    fingerprint: hash of the data set, see `data.fingerprint`.
     costs: of the networks, one a tier or one for all; () without a clock.
   """
 
@@ -57,6 +67,7 @@ class Experiment(NamedTuple):
   resolved: dict[str, Any]
   shrinks: bool
   samples: Samples
+  fingerprint: str
   costs: tuple[Cost, ...] = ()
 
   @property
@@ -86,6 +97,7 @@ def prepare(config: Config, stored: dict[str, Any] | None = None) -> Experiment:
 
   Raises:
     ConfigError: the configuration does not fit the data or the machine.
+    fedjax_ls.loop.OutOfMemory: the data do not fit the device.
   """
   samples = read(config)
   dataset, partition = samples.dataset, samples.partition
@@ -96,6 +108,7 @@ def prepare(config: Config, stored: dict[str, Any] | None = None) -> Experiment:
   nets = _sentence(_nets, config, dataset, resolved['execution.conv'])
   algorithm = _sentence(_algorithm, config, nets)
   federation = _sentence(_federation, config, samples, nets)
+  _sentence(consistency.check_model, nets.model, federation)
   spent: tuple[Cost, ...] = ()
   if config.clock.macs_per_second:
     example = dataset.x_train[:1]
@@ -105,24 +118,25 @@ def prepare(config: Config, stored: dict[str, Any] | None = None) -> Experiment:
     name: loop.evaluation_set(held.x_test, held.y_test, federation, rows)
     for name, (held, rows) in samples.tests.items()
   }
+  method = algorithms.METHODS[config_lib.method_name(config)]
+  consistency.check_own_models(method, algorithm.personal, tests)
   host = None
   if config.execution.data == 'host':
     if algorithm.personal is not None:
       raise ConfigError(
-        f'execution.data = host does not fit method '
-        f'{config_lib.method_name(config)}, which judges clients by their '
-        'training data; use execution.data = device'
+        f'execution.data = host does not fit method {method.name}, which '
+        'judges clients by their training data; use execution.data = device'
       )
     host = hosted.on_host(federation)
     federation = hosted.outline(host)
-  settings = hyper.Hyper(config.client, config.server, config.algorithm)
-  numbers, federation, tests = place(
-    (loop.numbers(settings), federation, tests), execution
-  )
+  with loop.memory_named(None):
+    placed, federation, tests = place(
+      (numbers(config), federation, tests), execution
+    )
   job = loop.Job(
     algorithm,
     nets.model,
-    numbers,
+    placed,
     federation,
     tests,
     execution,
@@ -131,7 +145,14 @@ def prepare(config: Config, stored: dict[str, Any] | None = None) -> Experiment:
   )
   seeds = config_lib.seeds(config)
   state = _sentence(loop.initial_state, job, seeds['model'], seeds['train'])
-  return Experiment(job, state, resolved, shrinks, samples, spent)
+  fingerprint = data.fingerprint(dataset)
+  return Experiment(job, state, resolved, shrinks, samples, fingerprint, spent)
+
+
+def numbers(config: Config) -> hyper.Hyper:
+  """All numbers of a configuration, as arrays."""
+  settings = hyper.Hyper(config.client, config.server, config.algorithm)
+  return loop.numbers(settings)
 
 
 def compiled(experiment: Experiment) -> tuple[Experiment, loop.Programs]:
@@ -154,8 +175,14 @@ def compiled(experiment: Experiment) -> tuple[Experiment, loop.Programs]:
 
   if not experiment.shrinks:
     return make(most)
-  budget = MEMORY_SHARE * _free_bytes()
-  return make(largest_chunk(most, lambda n: make(n)[1].memory, budget))
+
+  def needed(chunk: int) -> float:
+    try:
+      return make(chunk)[1].memory
+    except loop.OutOfMemory:
+      return math.inf
+
+  return make(largest_chunk(most, needed, MEMORY_SHARE * _free_bytes()))
 
 
 def sampler(settings: config_lib.Sampler) -> Sampler:
@@ -166,7 +193,7 @@ def sampler(settings: config_lib.Sampler) -> Sampler:
 
 
 def largest_chunk(
-  per_device: int, needed: Callable[[int], int], budget: float
+  per_device: int, needed: Callable[[int], float], budget: float
 ) -> int:
   """The largest divisor of the cohort per device that fits the memory.
 

@@ -384,6 +384,8 @@ def _flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
 def _cast(name: str, kind: Any, value: Any) -> Any:
   if typing.get_origin(kind) is tuple:
     return _cast_tuple(name, typing.get_args(kind)[0], value)
+  if getattr(value, 'ndim', None) == 0:  # a number of NumPy or JAX
+    value = value.item()
   if kind is float and type(value) is int:
     return float(value)
   if type(value) is not kind or (kind is float and not math.isfinite(value)):

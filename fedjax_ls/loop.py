@@ -13,6 +13,7 @@ import numpy as np
 from fedjax_ls import evaluate as evaluate_lib
 from fedjax_ls import hosted
 from fedjax_ls import round as round_lib
+from fedjax_ls.data import checks
 from fedjax_ls.data.federation import Federation, federate
 from fedjax_ls.models.base import Model
 from fedjax_ls.placement import place
@@ -23,6 +24,10 @@ Tree = Any
 
 class Diverged(RuntimeError):
   """The training loss or the model is not finite; names the round."""
+
+
+class OutOfMemory(RuntimeError):
+  """The run does not fit a device; one sentence names what to change."""
 
 
 class Job(NamedTuple):
@@ -128,8 +133,16 @@ def evaluation_set(
       whole only.
 
   Raises:
-    ValueError: `x`, `y` or `parts` are wrong, as in `federate`.
+    ValueError: `x`, `y` or `parts` are wrong, as in `federate`, or differ in
+      kind from the training data.
   """
+  x, y = np.asarray(x), np.asarray(y)
+  checks.same_kind('x of the test set', x, 'x of the clients', federation.x)
+  checks.require(
+    (y.dtype.kind == 'f') == (federation.y.dtype.kind == 'f'),
+    f'y of the test set has dtype {y.dtype} but y of the clients '
+    f'{federation.y.dtype}; store both alike',
+  )
   num_clients, num_classes = federation.labels.shape
   none = [np.zeros(0, int)] * num_clients
   rows = none if parts is None else parts
@@ -159,14 +172,19 @@ def compile_job(job: Job, state: State) -> Programs:
 
   Returns:
     The programs.
+
+  Raises:
+    OutOfMemory: they do not fit a device.
   """
   begin = time.perf_counter()
 
+  @_in_precision(job.precision)
   def block(hyper, federation, state, num_rounds):
     return round_lib.run_rounds(
       job.algorithm, hyper, federation, state, num_rounds, job.execution
     )
 
+  @_in_precision(job.precision)
   def judge(hyper, federation, state, tests):
     metrics = {k: num / den for k, (num, den) in state.tally.items()}
     metrics |= job.algorithm.sampler.metrics(state.sampler)
@@ -179,7 +197,7 @@ def compile_job(job: Job, state: State) -> Programs:
           metrics[f'{name}/{key}'] = value
     return metrics, _healthy(state)
 
-  with jax.default_matmul_precision(job.precision):
+  with memory_named(job):
     judged = jax.jit(judge).lower(
       job.hyper, job.federation, _on_device(state, job), job.tests
     )
@@ -187,6 +205,7 @@ def compile_job(job: Job, state: State) -> Programs:
       return Programs(block, judged.compile(), _since(begin), 0)
     if job.host is not None:
       advance = hosted.advance(job.algorithm, job.host, job.execution)
+      advance = _in_precision(job.precision)(advance)
       return Programs(advance, judged.compile(), _since(begin), 0)
     count = place(np.int32(0), job.execution)
     blocked = jax.jit(block, donate_argnums=2).lower(
@@ -196,6 +215,40 @@ def compile_job(job: Job, state: State) -> Programs:
     return Programs(
       advance, judged.compile(), _since(begin), _temporary_bytes(advance)
     )
+
+
+@contextlib.contextmanager
+def memory_named(job: Job | None) -> Iterator[None]:
+  """Says what to change where the memory of a device is too small.
+
+  Args:
+    job: what runs, None where its data are put on the device.
+
+  Raises:
+    OutOfMemory: in place of the error that JAX raises.
+  """
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as error:
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    raise OutOfMemory(_memory_sentence(job)) from error
+
+
+def _memory_sentence(job: Job | None) -> str:
+  if job is None:
+    return (
+      'the data do not fit the memory of the device; use a configuration with '
+      'execution.data = host'
+    )
+  chunk = job.execution.chunk
+  if chunk > 1:
+    fix = f'execution.chunk = {chunk // 2}'
+  elif job.host is None:
+    fix = 'execution.data = host or a smaller client.batch_size'
+  else:
+    fix = 'a smaller client.batch_size'
+  return f'execution.chunk = {chunk} does not fit the memory; use {fix}'
 
 
 def run(
@@ -226,6 +279,7 @@ def run(
 
   Raises:
     Diverged: something is not finite at a stop.
+    OutOfMemory: the run does not fit a device.
   """
   now = int(state.round)
   while now < rounds:
@@ -233,19 +287,34 @@ def run(
     ends = [_next_multiple(now, n) for n in (eval_every, checkpoint_every) if n]
     end = min(*ends, rounds)
     count = place(np.int32(end - now), job.execution)
-    with _guard(job.execution):
+    with memory_named(job), _guard(job.execution):
       state = programs.advance(job.hyper, job.federation, state, count)
-      metrics, healthy = programs.judge(
+      judged = programs.judge(
         job.hyper, job.federation, _on_device(state, job), job.tests
       )
+      metrics, healthy = jax.device_get(judged)
     now = end
-    values = {k: _shortest(v) for k, v in jax.device_get(metrics).items()}
+    values = {k: _shortest(v) for k, v in metrics.items()}
     _check_finite(now, values, bool(healthy))
     on_schedule = now % eval_every == 0
     if on_schedule:
       state = state._replace(tally=_zeros(state.tally, job.execution))
     told = values if on_schedule or now == rounds else {}
     yield Stop(now, state, told, on_schedule, _since(begin))
+
+
+def _in_precision(precision: str) -> Callable[[Callable], Callable]:
+  """Makes a function run, or be traced, in a precision of matrix products."""
+
+  def decorate(function):
+    @functools.wraps(function)
+    def wrapped(*args):
+      with jax.default_matmul_precision(precision):
+        return function(*args)
+
+    return wrapped
+
+  return decorate
 
 
 def _on_device(state: State, job: Job) -> State:

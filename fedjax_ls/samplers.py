@@ -19,8 +19,18 @@ def everyone() -> Sampler:
 def uniform(cohort_size: int) -> Sampler:
   """`cohort_size` distinct clients a round, each subset equally likely.
 
-  Costs the same for any population.
+  Costs the same for any population; refuses, at the start of a run, one that
+  is smaller than the cohort.
   """
+
+  def init(federation):
+    population = len(federation.size)
+    if not 1 <= cohort_size <= population:
+      raise ValueError(
+        f'sampler.cohort_size = {cohort_size} does not fit {population} '
+        f'clients; choose 1 to {population}'
+      )
+    return ()
 
   def sample(state, federation, key, round):
     del round
@@ -28,4 +38,4 @@ def uniform(cohort_size: int) -> Sampler:
     ids = shuffle.permute(key, jnp.arange(cohort_size), population)
     return ids, state
 
-  return Sampler(lambda federation: (), sample)
+  return Sampler(init, sample)

@@ -5,14 +5,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedjax_ls import algorithms, loop, samplers
+from fedjax_ls import algorithms, consistency, loop, rules, samplers
 from fedjax_ls import hyper as hyper_lib
+from fedjax_ls.config import Config
 from fedjax_ls.data.federation import Federation
 from fedjax_ls.models.base import Model
 from fedjax_ls.models.submodels import Submodels
 from fedjax_ls.placement import place
 from fedjax_ls.progress import progress as shown_progress
 from fedjax_ls.types import Execution, Sampler, State
+from fedjax_ls.validate import check_range, validate
 
 Tree = Any
 
@@ -74,6 +76,7 @@ def fit(
   Raises:
     ValueError: an argument does not fit the others.
     fedjax_ls.loop.Diverged: something is not finite.
+    fedjax_ls.loop.OutOfMemory: it does not fit the device.
 
   >>> from fedjax_ls import Client, data, flax_model, MLP
   >>> d = data.load('digits')
@@ -88,8 +91,21 @@ def fit(
   >>> result.history[-1]['test/accuracy'] > 0.8
   True
   """
-  client, server = client or hyper_lib.Client(), server or hyper_lib.Server()
   kind, settings = _method(method)
+  config = validate(
+    Config(
+      seed=seed,
+      rounds=rounds,
+      eval_every=eval_every,
+      algorithm=settings,
+      client=client or hyper_lib.Client(),
+      server=server or hyper_lib.Server(),
+    )
+  )
+  check_range('execution.chunk', execution.chunk, rules.COUNT)
+  consistency.check_batches(config.client, federation.size)
+  consistency.check_model(model, federation)
+  consistency.check_tiers(submodels, federation.tier)
   if kind.needs_submodels and submodels is None:
     raise ValueError(
       f'method {kind.name!r} needs submodels but there are none; give '
@@ -98,15 +114,19 @@ def fit(
   parts = algorithms.Parts(
     model, sampler or samplers.everyone(), submodels=submodels
   )
-  algorithm = kind.build(settings, parts)
+  algorithm = kind.build(config.algorithm, parts)
   if algorithm.personal is not None and len(test) == 2:
     raise ValueError(
       f'method {kind.name!r} judges each client by a model of its own but '
       'test = (x, y) names no clients; give (x, y, rows of each client)'
     )
-  numbers = loop.numbers(hyper_lib.Hyper(client, server, settings))
+  numbers = loop.numbers(
+    hyper_lib.Hyper(config.client, config.server, config.algorithm)
+  )
   tests = {'test': loop.evaluation_set(test[0], test[1], federation, *test[2:])}
-  numbers, federation, tests = place((numbers, federation, tests), execution)
+  consistency.check_own_models(kind, algorithm.personal, tests)
+  with loop.memory_named(None):
+    numbers, federation, tests = place((numbers, federation, tests), execution)
   job = loop.Job(algorithm, model, numbers, federation, tests, execution)
   state = loop.initial_state(job, seed, seed)
   programs = loop.compile_job(job, state)

@@ -1,15 +1,17 @@
 """What a configuration must satisfy, checked before anything is compiled."""
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
-from fedjax_ls import algorithms
+from fedjax_ls import algorithms, rules
 from fedjax_ls import config as config_lib
 from fedjax_ls.config import Config, ConfigError
+from fedjax_ls.consistency import check_batches, require
 from fedjax_ls.data import KINDS, SOURCES, groups, text, tiers
 from fedjax_ls.models import MODELS, conv, nets, norms, options_of
 from fedjax_ls.models.flax_model import LOSSES
+from fedjax_ls.models.submodels import exact_rates
 
 # Fields whose value is one of a few names.
 NAMES: dict[str, Iterable[str]] = {
@@ -44,42 +46,27 @@ NET_FIELDS = (
   'norm_groups', 'norm_eps', 'use_bias', 'initializer', 'dtype',
 )  # fmt: skip
 
-Rule = tuple[Callable[[Any], bool], str]
-_COUNT: Rule = (lambda v: v >= 1, 'choose 1 or more')
-_NOT_NEGATIVE: Rule = (lambda v: v >= 0, 'choose 0 or more')
-_POSITIVE: Rule = (lambda v: v > 0, 'choose a number above 0')
-_DECAY: Rule = (lambda v: 0 <= v < 1, 'choose it in [0, 1)')
-_SPEEDS: Rule = (
-  lambda v: all(speed > 0 for speed in v),
-  'give numbers above 0, one a tier or one for all',
-)
-_SEED: Rule = (lambda v: 0 <= v < 2**32, 'choose 0 to 4294967295')
-_OWN_SEED: Rule = (
-  lambda v: -1 <= v < 2**32,
-  'choose 0 to 4294967295, or -1 to follow seed',
-)
-
 # Fields whose value is a number in some range.
-RANGES: dict[str, Rule] = {
-  'seed': _SEED,
-  'train_seed': _OWN_SEED,
-  'partition.seed': _OWN_SEED,
-  'model.seed': _OWN_SEED,
-  'rounds': _COUNT,
-  'eval_every': _COUNT,
-  'data.validation': _DECAY,
-  'data.sequence_length': _COUNT,
-  'data.alpha': _NOT_NEGATIVE,
-  'data.beta': _NOT_NEGATIVE,
-  'data.crop_padding': _NOT_NEGATIVE,
-  'partition.num_clients': _COUNT,
-  'partition.classes_per_client': _COUNT,
-  'partition.alpha': _POSITIVE,
-  'partition.min_size': _COUNT,
+RANGES: dict[str, rules.Rule] = {
+  'seed': rules.SEED,
+  'train_seed': rules.OWN_SEED,
+  'partition.seed': rules.OWN_SEED,
+  'model.seed': rules.OWN_SEED,
+  'rounds': rules.COUNT,
+  'eval_every': rules.COUNT,
+  'data.validation': rules.SHARE,
+  'data.sequence_length': rules.COUNT,
+  'data.alpha': rules.NOT_NEGATIVE,
+  'data.beta': rules.NOT_NEGATIVE,
+  'data.crop_padding': rules.NOT_NEGATIVE,
+  'partition.num_clients': rules.COUNT,
+  'partition.classes_per_client': rules.COUNT,
+  'partition.alpha': rules.POSITIVE,
+  'partition.min_size': rules.COUNT,
   'partition.iid_share': (lambda v: 0 <= v <= 1, 'choose it in [0, 1]'),
-  'partition.exponent': _POSITIVE,
-  'partition.sigma': _NOT_NEGATIVE,
-  'partition.num_groups': _COUNT,
+  'partition.exponent': rules.POSITIVE,
+  'partition.sigma': rules.NOT_NEGATIVE,
+  'partition.num_groups': rules.COUNT,
   'data.std': (
     lambda v: all(scale > 0 for scale in v),
     'give one number above 0 a channel',
@@ -93,36 +80,36 @@ RANGES: dict[str, Rule] = {
     'give one or more sizes of at least 1',
   ),
   'model.feature': (lambda v: v in (192, 384), 'choose 192 or 384'),
-  'model.norm_groups': _COUNT,
-  'model.norm_eps': _POSITIVE,
-  'client.learning_rate': _POSITIVE,
+  'model.norm_groups': rules.COUNT,
+  'model.norm_eps': rules.POSITIVE,
+  'client.learning_rate': rules.POSITIVE,
   'client.decay': (lambda v: 0 < v <= 1, 'choose it in (0, 1]'),
-  'client.horizon': _NOT_NEGATIVE,
+  'client.horizon': rules.NOT_NEGATIVE,
   'client.milestones': (
     lambda v: list(v) == sorted(set(v)) and all(m > 0 for m in v),
     'give rounds above 0 in ascending order',
   ),
-  'client.momentum': _DECAY,
-  'client.weight_decay': _NOT_NEGATIVE,
-  'client.clip_norm': _POSITIVE,
-  'client.batch_size': _COUNT,
-  'client.amount': _COUNT,
-  'server.learning_rate': _POSITIVE,
-  'server.momentum': _DECAY,
-  'server.b1': _DECAY,
-  'server.b2': _DECAY,
-  'server.tau': _POSITIVE,
-  'server.v0': _NOT_NEGATIVE,
-  'sampler.cohort_size': _COUNT,
-  'clock.macs_per_second': _SPEEDS,
-  'clock.down': _SPEEDS,
-  'clock.up': _SPEEDS,
-  'clock.deadline': _NOT_NEGATIVE,
-  'execution.chunk': _NOT_NEGATIVE,
-  'execution.devices': _NOT_NEGATIVE,
-  'execution.unroll': _COUNT,
-  'writers.checkpoint_every': _NOT_NEGATIVE,
-  'writers.keep': _COUNT,
+  'client.momentum': rules.SHARE,
+  'client.weight_decay': rules.NOT_NEGATIVE,
+  'client.clip_norm': rules.POSITIVE,
+  'client.batch_size': rules.COUNT,
+  'client.amount': rules.COUNT,
+  'server.learning_rate': rules.POSITIVE,
+  'server.momentum': rules.SHARE,
+  'server.b1': rules.SHARE,
+  'server.b2': rules.SHARE,
+  'server.tau': rules.POSITIVE,
+  'server.v0': rules.NOT_NEGATIVE,
+  'sampler.cohort_size': rules.COUNT,
+  'clock.macs_per_second': rules.SPEEDS,
+  'clock.down': rules.SPEEDS,
+  'clock.up': rules.SPEEDS,
+  'clock.deadline': rules.NOT_NEGATIVE,
+  'execution.chunk': rules.NOT_NEGATIVE,
+  'execution.devices': rules.NOT_NEGATIVE,
+  'execution.unroll': rules.COUNT,
+  'writers.checkpoint_every': rules.NOT_NEGATIVE,
+  'writers.keep': rules.COUNT,
 }
 
 
@@ -144,12 +131,19 @@ def validate(config: Config) -> Config:
   values['data.name'] = values['data.name'].partition(':')[0]
   for name, names in NAMES.items():
     _one_of(name, values[name], names)
-  for name, (good, fix) in RANGES.items():
-    if not good(values[name]):
-      raise ConfigError(f'{name} = {values[name]!r} is out of range; {fix}')
+  method = algorithms.METHODS[config_lib.method_name(config)]
+  own = {f'algorithm.{name}': rule for name, rule in method.ranges.items()}
+  for name, rule in {**RANGES, **own}.items():
+    check_range(name, values[name], rule)
   _check_model(config.model)
   _check_together(config)
   return config
+
+
+def check_range(name: str, value: Any, rule: rules.Rule) -> None:
+  """Refuses a value out of range."""
+  good, fix = rule
+  require(good(value), f'{name} = {value!r} is out of range; {fix}')
 
 
 def check_data(config: Config, sizes: Any, float_targets: bool) -> None:
@@ -161,8 +155,8 @@ def check_data(config: Config, sizes: Any, float_targets: bool) -> None:
     float_targets: whether the targets are no class numbers.
 
   Raises:
-    ConfigError: the cohort is larger than the population, a client cannot
-      fill one batch, or the loss does not fit the targets.
+    ConfigError: the cohort is larger than the population, a client or all of
+      them cannot fill one batch, or the loss does not fit the targets.
   """
   sampler, client = config.sampler, config.client
   if sampler.name == 'uniform' and sampler.cohort_size > len(sizes):
@@ -170,13 +164,14 @@ def check_data(config: Config, sizes: Any, float_targets: bool) -> None:
       f'sampler.cohort_size = {sampler.cohort_size} is more than the '
       f'{len(sizes)} clients; choose 1 to {len(sizes)}'
     )
-  smallest = int(min(sizes))
-  if client.last_batch == 'dropped' and client.batch_size > smallest:
-    raise ConfigError(
-      f'client.batch_size = {client.batch_size} is more than the {smallest} '
-      'rows of the smallest client, which would drop all of them; lower it or '
-      'set client.last_batch = masked'
-    )
+  check_batches(client, sizes)
+  total = int(sum(sizes))
+  require(
+    client.batch_size <= total,
+    f'client.batch_size = {client.batch_size} is more than the {total} rows '
+    f'of all clients together; choose {int(max(sizes))}, the rows of the '
+    'largest client, or fewer',
+  )
   fitting = 'squared_error' if float_targets else 'cross_entropy'
   if config.model.loss != fitting:
     targets = 'real numbers' if float_targets else 'class numbers'
@@ -206,7 +201,7 @@ def _check_model(model: config_lib.Model) -> None:
   fields, default = net_fields(model.name), config_lib.Model()
   for field in NET_FIELDS:
     value = getattr(model, field)
-    _require(
+    require(
       field in fields or value == getattr(default, field),
       f'model.{field} = {value!r} is not read by model.name = '
       f'{model.name!r}; leave it out',
@@ -226,22 +221,22 @@ def _one_of(name: str, value: str, names: Iterable[str]) -> None:
 def _check_together(config: Config) -> None:
   """Fields that must fit each other."""
   client = config.client
-  _require(
+  require(
     client.schedule != 'cosine' or client.horizon > 0,
     "client.schedule = 'cosine' needs client.horizon, which is 0; set it to "
     'the rounds after which the learning rate is zero',
   )
-  _require(
+  require(
     client.schedule != 'step' or len(client.milestones) > 0,
     "client.schedule = 'step' needs client.milestones, which is empty; give "
     'the rounds at which the learning rate decays',
   )
-  _require(
+  require(
     config.model.norm_where != 'reduced' or config.model.norm == 'ln',
     f"model.norm_where = 'reduced' does not fit model.norm = "
     f'{config.model.norm!r}; use norm = ln or norm_where = layers',
   )
-  _require(
+  require(
     config.partition.kind in ('natural', 'file')
     or config.sampler.name == 'everyone'
     or config.sampler.cohort_size <= config.partition.num_clients,
@@ -252,10 +247,14 @@ def _check_together(config: Config) -> None:
   method = algorithms.METHODS[config_lib.method_name(config)]
   if method.needs_submodels:
     rates = getattr(config.algorithm, 'rates', ())
-    _require(
+    require(
       len(rates) > 0,
       f'algorithm.rates = {rates!r} is empty; give one rate a tier',
     )
+    try:
+      exact_rates(rates, 'algorithm.rates')
+    except ValueError as error:
+      raise ConfigError(str(error)) from None
   tiers = len(rates) if method.needs_submodels else config.clock.num_tiers
   _check_clock(config, tiers)
 
@@ -265,14 +264,14 @@ def _check_clock(config: Config, tiers: int) -> None:
   clock = config.clock
   for name in ('down', 'up', 'deadline'):
     value = getattr(clock, name)
-    _require(
+    require(
       not value or len(clock.macs_per_second) > 0,
       f'clock.{name} = {value!r} needs clock.macs_per_second, which is empty; '
       'give the speed of each tier',
     )
   for name in ('macs_per_second', 'down', 'up'):
     value = getattr(clock, name)
-    _require(
+    require(
       len(value) in (0, 1, tiers),
       f'clock.{name} = {value!r} has {len(value)} speeds for {tiers} tiers; '
       f'give {tiers}, or one for all',
@@ -288,34 +287,29 @@ def _check_samples(config: Config) -> None:
     'pfllib': 'a folder with train and test',
   }
   name = config.data.name
-  _require(
+  require(
     name not in needed or bool(config.data.path),
     f'data.name = {name!r} needs data.path, which is empty; give '
     f'{needed.get(name)}',
   )
-  _require(
+  require(
     config.partition.kind != 'file' or bool(config.partition.path),
     "partition.kind = 'file' needs partition.path, which is empty; give the "
     'path of a partition file',
   )
-  _require(
+  require(
     (config.partition.transform == 'none')
     == (config.partition.num_groups == 1),
     f'partition.transform = {config.partition.transform!r} does not go with '
     f'partition.num_groups = {config.partition.num_groups}; set both or none',
   )
-  _require(
+  require(
     len(config.data.mean) == len(config.data.std),
     f'data.mean has {len(config.data.mean)} numbers and data.std '
     f'{len(config.data.std)}; give one a channel in each',
   )
-  _require(
+  require(
     config.partition.kind != 'file' or config.data.validation == 0,
     f"partition.kind = 'file' counts all train rows but data.validation = "
     f'{config.data.validation} takes some away; set it to 0',
   )
-
-
-def _require(good: bool, sentence: str) -> None:
-  if not good:
-    raise ConfigError(sentence)

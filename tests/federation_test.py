@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedjax_ls import data
+from fedjax_ls import data, loop
 
 X = np.arange(12, dtype=np.uint8).reshape(6, 2)
 Y = np.array([0, 1, 2, 0, 1, 2])
@@ -110,3 +110,23 @@ def test_a_test_set_may_leave_clients_without_rows():
   np.testing.assert_array_equal(made.labels, [[0, 0], [0, 2]])
   nobody = data.federate(np.ones((3, 2)), y, [none, none], allow_empty=True)
   np.testing.assert_array_equal(nobody.labels, np.zeros((2, 2)))
+
+
+def test_class_numbers_with_large_gaps_are_refused():
+  x, y = np.ones((3, 2)), np.array([0, 1, 200_000_000])
+  with pytest.raises(ValueError, match='up to 200000000 in 3 rows; number the'):
+    data.federate(x, y, [[0], [1, 2]])
+
+
+@pytest.mark.parametrize(
+  ('x', 'y', 'message'),
+  [
+    (np.ones((2, 3), np.uint8), [0, 1], 'uint8 but x of the clients float32'),
+    (np.ones((2, 4), np.float32), [0, 1], r'shape \(4,\) but x of the clients'),
+    (np.ones((2, 3), np.float32), [0.5, 1.0], 'y of the clients int32'),
+  ],
+)
+def test_test_sets_of_another_kind_are_refused(x, y, message):
+  train = data.federate(np.ones((3, 3), np.float32), [0, 1, 1], [[0], [1, 2]])
+  with pytest.raises(ValueError, match=message):
+    loop.evaluation_set(x, y, train)

@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import flax.linen as nn
 import numpy as np
 import pytest
 
@@ -17,6 +18,7 @@ from fedjax_ls.train import train
 from tests.config_test import example
 
 ROOT = pathlib.Path(__file__).parent.parent
+METHODS = fl.algorithms.METHODS
 DIGITS = f'--config={ROOT}/configs/digits.py'
 
 
@@ -107,7 +109,7 @@ def test_cohort_larger_than_population():
     validate_lib.validate(config)
   config.partition.kind = 'natural'
   with says('sampler.cohort_size = 11', '3 clients', 'choose 1 to 3'):
-    validate_lib.check_data(config, [5, 5, 5], False)
+    validate_lib.check_data(config, [50, 50, 50], False)
 
 
 def test_batch_larger_than_the_smallest_client():
@@ -166,6 +168,56 @@ def test_rate_above_one(tmp_path):
   config = example('width')
   config.algorithm.rates = ('1', '3/2')
   with says('rates[1]', '3/2', '(0, 1]'):
+    train(config, tmp_path)
+
+
+@pytest.mark.parametrize('rate', ['1/0', 'abc', '0', '-1/2'])
+def test_rate_that_is_no_share(rate):
+  config = example('width')
+  config.algorithm.rates = ('1', rate)
+  with says('algorithm.rates[1]', repr(rate), 'such as 1/2'):
+    validate_lib.validate(config)
+
+
+def test_number_of_a_method_out_of_range():
+  config = example('fedga')
+  config.algorithm.beta = -0.5
+  with says('algorithm.beta = -0.5', 'choose 0 or more'):
+    validate_lib.validate(config)
+
+
+def archive(tmp_path, **arrays) -> fl.Config:
+  """A run on a small file of its own."""
+  x = np.ones((20, 3), np.float32)
+  y = np.arange(20) % 2
+  arrays = {'x_train': x, 'y_train': y, 'x_test': x, 'y_test': y, **arrays}
+  np.savez(tmp_path / 'data.npz', **arrays)
+  config = example()
+  config.data = config_lib.Data('npz', str(tmp_path / 'data.npz'))
+  config.partition = config_lib.Partition('iid', 2)
+  config.client.batch_size = 4
+  return config
+
+
+def test_several_labels_a_row(tmp_path):
+  y = np.zeros((20, 4), int)
+  config = archive(tmp_path, y_train=y, y_test=y)
+  with says('logits [1]', 'labels are [4]'):
+    train(config, tmp_path)
+
+
+def test_clients_with_models_of_their_own_need_test_rows(tmp_path):
+  config = archive(tmp_path, client_train=np.arange(20) % 2)
+  config.algorithm = METHODS['ifca'].settings()
+  config.partition.kind = 'natural'
+  with says("method 'ifca'", 'no client has test rows'):
+    train(config, tmp_path)
+
+
+def test_batch_larger_than_all_clients_together(tmp_path):
+  config = archive(tmp_path)
+  config.client.batch_size = 21
+  with says('client.batch_size = 21', 'more than the 20 rows', 'choose 10'):
     train(config, tmp_path)
 
 
@@ -238,6 +290,18 @@ ARGUMENTS = [
   ([DIGITS, '--workdir=w', '--rounds=3'], ('--rounds', '--config.rounds?')),
   ([DIGITS, '--workdri=w'], ('--workdri', 'mean --workdir?')),
   ([DIGITS, '--workdir=w', 'rounds=3'], ("'rounds=3'", 'no flag')),
+  (
+    [DIGITS, '--workdir=w', '--config.client.clip', 'false'],
+    ("'false'", 'no flag'),
+  ),
+  (
+    [DIGITS, '--noconfig.client.clip', 'x', '--workdir=w'],
+    ("'x'", 'no flag'),
+  ),
+  (
+    [DIGITS, '--workdir=w', '--config.algorithm=ifca'],
+    ('--config.algorithm=ifca', '--config=FILE.py:ifca'),
+  ),
 ]
 
 
@@ -247,6 +311,24 @@ def test_wrong_command_line(arguments, parts):
 
   with says(*parts):
     commandline.check(arguments)
+
+
+def test_values_may_follow_a_space_and_truth_values_stand_alone():
+  import experiments.run  # noqa: F401
+
+  commandline.check(
+    [
+      *('--config', DIGITS.removeprefix('--config='), '--workdir', 'w'),
+      *('--config.client.clip', '--config.rounds', '3'),
+      '--noconfig.writers.plots',
+    ]
+  )
+
+
+def test_arguments_that_absl_leaves_are_refused(capsys):
+  with pytest.raises(SystemExit):
+    commandline.refuse_arguments(['run', '5'])
+  assert "'5' is no flag" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -286,16 +368,85 @@ def test_process_prints_one_sentence(tmp_path, arguments, status, message):
   assert done.stderr.count('\n') == 1
 
 
-def test_fit_names_what_is_missing():
-  x = np.ones((4, 2), np.float32)
-  y = np.array([0, 1, 0, 1])
-  federation = fl.federate(x, y, [[0, 1], [2, 3]])
-  model = fl.flax_model(fl.MLP(2, hidden=(3,)), x[:1])
-  with pytest.raises(ValueError, match='give submodels='):
-    fl.fit(model, federation, test=(x, y), method='width')
-  with pytest.raises(ValueError, match='rows of each client'):
-    fl.fit(model, federation, test=(x, y), method='ifca')
-  with pytest.raises(ValueError, match='neither a name nor'):
-    fl.fit(model, federation, test=(x, y), method=3)
-  with pytest.raises(ValueError, match="did you mean 'fedavg'"):
-    fl.fit(model, federation, test=(x, y), method='fedavgg')
+X = np.ones((4, 2), np.float32)
+Y = np.array([0, 1, 0, 1])
+
+
+def fit(model=None, tier=None, test=(X, Y), y=Y, **arguments):
+  federation = fl.federate(X, y, [[0, 1, 2], [3]], tier=tier)
+  model = model or fl.flax_model(fl.MLP(2, hidden=(4,)), X[:1])
+  return fl.fit(model, federation, test=test, **arguments)
+
+
+FITS = [
+  ({'method': 'width'}, 'give submodels='),
+  ({'method': 'ifca'}, 'rows of each client'),
+  ({'method': 'ifca', 'test': (X, Y, [[], []])}, 'no client has test rows'),
+  ({'method': 3}, 'neither a name nor'),
+  ({'method': 'fedavgg'}, "did you mean 'fedavg'"),
+  ({'method': METHODS['fedga'].settings(beta=-1)}, 'algorithm.beta = -1.0'),
+  ({'method': METHODS['ifca'].settings(clusters=0)}, 'choose 1 or more'),
+  ({'client': fl.Client(learning_rate=0.0)}, 'client.learning_rate = 0.0'),
+  ({'client': fl.Client(amount=0)}, 'client.amount = 0'),
+  ({'client': fl.Client(schedule='cosine')}, 'client.horizon'),
+  ({'client': fl.Client(unit='epoch')}, "did you mean 'epochs'?"),
+  (
+    {'client': fl.Client(batch_size=2, last_batch='dropped')},
+    '1 rows of the smallest client',
+  ),
+  ({'server': fl.Server(learning_rate=0)}, 'server.learning_rate = 0.0'),
+  ({'server': fl.Server(optimizer='adm')}, "did you mean 'adam'?"),
+  ({'rounds': 0}, 'rounds = 0'),
+  ({'eval_every': 0}, 'eval_every = 0'),
+  ({'execution': fl.Execution(chunk=0)}, 'execution.chunk = 0'),
+  ({'sampler': fl.samplers.uniform(3)}, 'cohort_size = 3 .*choose 1 to 2'),
+  (
+    {'model': fl.flax_model(fl.MLP(3, hidden=(4,)), X[:1])},
+    'the model has 3 outputs but the data 2 classes',
+  ),
+  (
+    {'model': fl.flax_model(nn.Sequential([nn.relu]), X[:1])},
+    'the model has no parameters',
+  ),
+  (
+    {'y': np.stack([Y, Y], 1), 'test': (X, np.stack([Y, Y], 1))},
+    r'logits \[2\] an example but its labels are \[2\]',
+  ),
+  (
+    {
+      'y': Y + 0.5,
+      'test': (X, Y + 0.5),
+      'model': fl.flax_model(
+        fl.MLP(2, hidden=(4,)), X[:1], loss='squared_error'
+      ),
+    },
+    r'gives \[2\] outputs an example but the targets are \[\]',
+  ),
+]
+
+
+@pytest.mark.parametrize(('arguments', 'message'), FITS)
+def test_fit_names_what_is_wrong(arguments, message):
+  with pytest.raises(ValueError, match=message) as caught:
+    fit(**arguments)
+  assert '\n' not in str(caught.value)
+
+
+def test_fit_compares_rates_and_tiers_with_the_submodels():
+  net = fl.MLP(2, hidden=(4,))
+  submodels = fl.width_submodels(net, X[:1], ['1', '0.5'])
+  arguments = {'submodels': submodels, 'rounds': 1, 'eval_every': 1}
+  width = METHODS['width'].settings
+  with pytest.raises(ValueError, match=r"submodels have \('1', '1/2'\)"):
+    fit(method=width(rates=('1', '1/4')), **arguments)
+  with pytest.raises(ValueError, match=r'client 1 has tier 2 but .* 2 rates'):
+    fit(method=width(rates=('1', '1/2')), tier=[0, 2], **arguments)
+  assert fit(method=width(rates=('1', '1/2')), tier=[0, 1], **arguments)
+
+
+def test_fit_takes_numbers_of_numpy():
+  result = fit(
+    client=fl.Client(learning_rate=np.float32(0.1), amount=np.int64(1)),
+    rounds=1,
+  )
+  assert result.history[-1]['round'] == 1

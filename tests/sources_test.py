@@ -1,5 +1,6 @@
 """Sources of samples: what is read, what is refused, and the validation cut."""
 
+import importlib
 import subprocess
 import sys
 
@@ -90,7 +91,7 @@ BAD = {
   'y_train row 2 is -1, outside 0..3': dict(
     y_train=np.array([0, 1, -1, 0, 0, 0])
   ),
-  'y_train row 0 is 2147483648, outside 0..2147483646': dict(
+  'y_train has class numbers up to 2147483648 in 6 rows; number the': dict(
     y_train=np.full(6, 2**31)
   ),
   'y_train has dtype <U1; store real numbers': dict(
@@ -100,6 +101,12 @@ BAD = {
   'y_train is float64.. a row but y_test int64': dict(y_train=np.zeros(6)),
   'x_train rows have shape .2, 2, 1. but x_test rows .3, 3, 1.': dict(
     x_test=np.zeros((2, 3, 3))
+  ),
+  'x_train has dtype float32 but x_test uint8; store both alike': dict(
+    x_train=np.zeros((6, 2), np.float32), x_test=np.zeros((2, 2), np.uint8)
+  ),
+  'x_train has dtype uint16 but x_test uint8; store both alike': dict(
+    x_train=np.zeros((6, 2), np.uint16), x_test=np.zeros((2, 2), np.uint8)
   ),
   'x_test has shape .0, 2, 2, 1.': dict(
     x_test=np.zeros((0, 2, 2)), y_test=np.zeros(0, int)
@@ -219,3 +226,19 @@ def test_importing_data_needs_numpy_and_jax_only():
     ],
     check=True,
   )
+
+
+def test_fingerprint_tells_data_sets_apart(tmp_path, monkeypatch):
+  whole = _load(tmp_path)
+  other = whole._replace(x_train=whole.x_train.copy())
+  assert data.fingerprint(other) == data.fingerprint(whole)
+  other.x_train[3] += 1
+  assert data.fingerprint(other) != data.fingerprint(whole)
+  # Sampled: only rows 0 and 5, but every label.
+  module = importlib.import_module('fedjax_ls.data.fingerprint')
+  monkeypatch.setattr(module, 'WHOLE_BYTES', 0)
+  monkeypatch.setattr(module, 'SAMPLED_ROWS', 2)
+  assert data.fingerprint(other) == data.fingerprint(whole)
+  y = whole.y_train.copy()
+  y[3] = 2
+  assert data.fingerprint(other._replace(y_train=y)) != data.fingerprint(whole)

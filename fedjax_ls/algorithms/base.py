@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from fedjax_ls.models.base import Model
 from fedjax_ls.models.submodels import Submodels
+from fedjax_ls.rules import Rule
 from fedjax_ls.types import Algorithm, Sampler
 
 
@@ -58,6 +59,7 @@ class Method(NamedTuple):
     identity: a special case that is another method; None for FedAvg, which
       the others come down to.
     needs_submodels: whether `Parts.submodels` must be given.
+    ranges: of the settings' numbers, `{field: rule}`; see `fedjax_ls.rules`.
   """
 
   name: str
@@ -67,3 +69,4 @@ class Method(NamedTuple):
   toy: Any
   identity: Identity | None
   needs_submodels: bool = False
+  ranges: dict[str, Rule] = {}  # noqa: RUF012

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import optax
 
-from fedjax_ls import local, server
+from fedjax_ls import local, rules, server
 from fedjax_ls.algorithms.base import Identity, Method, Parts
 from fedjax_ls.algorithms.fedavg import FedAvg
 from fedjax_ls.hyper import Hyper, traced
@@ -101,4 +101,5 @@ METHOD = Method(
   ),
   toy=FedGA(beta=0.05),
   identity=Identity(FedGA(beta=0.0), 'fedavg', FedAvg()),
+  ranges={'beta': rules.NOT_NEGATIVE},
 )

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_ls import local, server
+from fedjax_ls import local, rules, server
 from fedjax_ls.algorithms.base import Identity, Method, Parts
 from fedjax_ls.algorithms.fedavg import FedAvg
 from fedjax_ls.hyper import Hyper, learning_rate, traced
@@ -50,7 +50,7 @@ def ifca(settings: Ifca, parts: Parts) -> Algorithm:
     The algorithm.  Clients keep no state: identities are found anew.
 
   Raises:
-    ValueError: `clusters` is below 1 or `option` is unknown.
+    ValueError: `option` is unknown.
 
   References:
     Ghosh, Chung, Yin, Ramchandran. An efficient framework for clustered
@@ -61,10 +61,6 @@ def ifca(settings: Ifca, parts: Parts) -> Algorithm:
   labels; members count by `server.weights`, theirs uniformly there.  Option I
   divides by all participants, as there.
   """
-  if settings.clusters < 1:
-    raise ValueError(
-      f'algorithm.clusters is {settings.clusters}; use 1 or more.'
-    )
   if settings.option not in ('models', 'gradients'):
     raise ValueError(
       f'algorithm.option is {settings.option!r}; use models or gradients.'
@@ -163,4 +159,5 @@ METHOD = Method(
   ),
   toy=Ifca(clusters=2),
   identity=Identity(Ifca(clusters=1), 'fedavg', FedAvg()),
+  ranges={'clusters': rules.COUNT},
 )

@@ -10,6 +10,7 @@ from fedjax_ls.algorithms.base import Identity, Method, Parts
 from fedjax_ls.algorithms.fedavg import FedAvg
 from fedjax_ls.hyper import Hyper, traced
 from fedjax_ls.local import End, Start
+from fedjax_ls.models.submodels import exact_rates
 from fedjax_ls.types import Algorithm, Ctx, Phase, Upload, Weighted
 
 
@@ -46,7 +47,7 @@ def width(settings: Width, parts: Parts) -> Algorithm:
     The algorithm.  Clients keep no state.
 
   Raises:
-    ValueError: there are no submodels.
+    ValueError: there are no submodels, or those of other rates.
 
   References:
     Diao, Ding, Tarokh. HeteroFL: computation and communication efficient
@@ -61,6 +62,12 @@ def width(settings: Width, parts: Parts) -> Algorithm:
     raise ValueError(
       f'algorithm.rates is {settings.rates} but the model has no submodels; '
       'use a network with a method slim, as all image networks have.'
+    )
+  if exact_rates(settings.rates, 'algorithm.rates') != submodels.rates:
+    theirs = tuple(str(rate) for rate in submodels.rates)
+    raise ValueError(
+      f'algorithm.rates = {settings.rates} but the submodels have {theirs}; '
+      f'use method = Width(rates={theirs})'
     )
 
   def start(hyper: Hyper, ctx: Ctx) -> Start:

@@ -7,6 +7,7 @@ federation = federate(dataset.x_train, dataset.y_train, partition.train)
 
 from fedjax_ls.data.dataset import Dataset, split_validation
 from fedjax_ls.data.federation import Federation, federate
+from fedjax_ls.data.fingerprint import fingerprint
 from fedjax_ls.data.groups import assign_groups, transform_groups
 from fedjax_ls.data.kinds import KINDS, make_partition, natural
 from fedjax_ls.data.label_skew import classes, dirichlet, shards
@@ -27,6 +28,7 @@ __all__ = [
   'classes',
   'dirichlet',
   'federate',
+  'fingerprint',
   'iid',
   'load',
   'log_normal',

@@ -64,6 +64,38 @@ def same_rows(x_name: str, x: np.ndarray, y_name: str, y: np.ndarray) -> None:
   )
 
 
+def same_kind(a_name: str, a: np.ndarray, b_name: str, b: np.ndarray) -> None:
+  """Refuses arrays whose rows differ in shape or are numbers of two kinds.
+
+  A network scales bytes (uint8) to [0, 1] and takes other numbers as they are.
+  """
+  require(
+    a.shape[1:] == b.shape[1:],
+    f'{a_name} rows have shape {a.shape[1:]} but {b_name} rows {b.shape[1:]}; '
+    'store both alike',
+  )
+  a_type, b_type = np.dtype(a.dtype), np.dtype(b.dtype)
+  require(
+    a_type.kind == b_type.kind and (a_type == np.uint8) == (b_type == np.uint8),
+    f'{a_name} has dtype {a_type} but {b_name} {b_type}; store both alike',
+  )
+
+
+def count_classes(name: str, y: np.ndarray) -> int:
+  """Number of classes, the largest class number and one more.
+
+  Raises:
+    ValueError: it is far more than there are labels.
+  """
+  num_classes = int(y.max()) + 1
+  require(
+    num_classes <= max(y.size, 1000),
+    f'{name} has class numbers up to {num_classes - 1} in {len(y)} rows; '
+    'number the classes from 0, without gaps',
+  )
+  return num_classes
+
+
 def class_numbers(name: str, y: np.ndarray, num_classes: int) -> None:
   """Refuses class numbers outside `[0, num_classes)`, naming the first row.
 

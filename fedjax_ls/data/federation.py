@@ -88,7 +88,8 @@ def federate(
     f'{num_clients} clients',
   )
   if y.dtype.kind != 'f':
-    num_classes = int(y.max()) + 1 if num_classes is None else num_classes
+    if num_classes is None:
+      num_classes = checks.count_classes('y', y)
     checks.class_numbers('y', y, num_classes)
     y = y.astype(np.int32)
   return Federation(

@@ -130,11 +130,7 @@ def _checked(arrays: dict[str, Any]) -> Dataset:
     checks.finite(f'x_{split}', x)
     checks.finite(f'y_{split}', y)
   x_train, x_test = arrays['x_train'], arrays['x_test']
-  checks.require(
-    x_train.shape[1:] == x_test.shape[1:],
-    f'x_train rows have shape {x_train.shape[1:]} but x_test rows '
-    f'{x_test.shape[1:]}; store both alike',
-  )
+  checks.same_kind('x_train', x_train, 'x_test', x_test)
   y_train, y_test, num_classes = _labels(arrays['y_train'], arrays['y_test'])
   return Dataset(
     x_train=x_train,
@@ -162,9 +158,12 @@ def _labels(
   )
   if kinds[0] == 'f':
     return y_train, y_test, 0
-  num_classes = int(max(y_train.max(), y_test.max())) + 1
+  num_classes = max(
+    checks.count_classes('y_train', y_train),
+    checks.count_classes('y_test', y_test),
+  )
   for name, y in (('y_train', y_train), ('y_test', y_test)):
-    checks.class_numbers(name, y, min(num_classes, 2**31 - 1))
+    checks.class_numbers(name, y, num_classes)
   return y_train.astype(np.int32), y_test.astype(np.int32), num_classes
 
 

@@ -51,8 +51,8 @@ def width_submodels(
     The submodels; tier t has `rates[t]`.
 
   Raises:
-    ValueError: a rate is a float (0.6 is a little less than 3/5) or outside
-      (0, 1], or the module has no method `slim`.
+    ValueError: a rate is a float (0.6 is a little less than 3/5) or no share
+      in (0, 1], or the module has no method `slim`.
 
   Example:
     >>> from fedjax_ls.models.nets import MLP
@@ -61,7 +61,7 @@ def width_submodels(
     [[1 1 0]
      [1 1 0]]
   """
-  exact = tuple(_rate(i, rate) for i, rate in enumerate(rates))
+  exact = exact_rates(rates)
   require(
     hasattr(module, 'slim'),
     f'{type(module).__name__} has no method slim(width); '
@@ -116,13 +116,37 @@ def channel_masks(full: Tree, slim: Sequence[Tree], tier: Any) -> Tree:
   return jax.tree.map(leading, full, *slim)
 
 
-def _rate(tier, rate):
+def exact_rates(
+  rates: Sequence[str | Fraction], name: str = 'rates'
+) -> tuple[Fraction, ...]:
+  """Rates as exact fractions in (0, 1].
+
+  Args:
+    rates: such as '0.6', '3/5' or a `Fraction`.
+    name: what they are called in messages.
+
+  Raises:
+    ValueError: one is a float, no number, or outside (0, 1].
+
+  >>> exact_rates(['1', '0.5'])
+  (Fraction(1, 1), Fraction(1, 2))
+  """
+  return tuple(_rate(f'{name}[{i}]', rate) for i, rate in enumerate(rates))
+
+
+def _rate(name, rate):
   require(
     not isinstance(rate, float),
-    f"rates[{tier}] is the float {rate}; write '{rate}' in quotes",
+    f"{name} is the float {rate}; write '{rate}' in quotes",
   )
-  exact = Fraction(rate)
-  require(0 < exact <= 1, f'rates[{tier}] is {rate}; use a share in (0, 1]')
+  try:
+    exact = Fraction(rate)
+  except (ValueError, ZeroDivisionError):
+    exact = Fraction(0)
+  require(
+    0 < exact <= 1,
+    f'{name} = {str(rate)!r} is no share in (0, 1]; give one, such as 1/2',
+  )
   return exact
 
 
