@@ -6,8 +6,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from fedjax_ls import (
   algorithms,
@@ -22,31 +20,17 @@ from fedjax_ls import (
 from fedjax_ls import clock as clock_lib
 from fedjax_ls import config as config_lib
 from fedjax_ls import round as round_lib
-from fedjax_ls.config import Config, ConfigError
+from fedjax_ls.config import Config, ConfigError, sentence
 from fedjax_ls.cost import Cost, costs
-from fedjax_ls.data import Dataset, Partition, augment
+from fedjax_ls.data import Partition
+from fedjax_ls.networks import Networks, networks
 from fedjax_ls.placement import place
+from fedjax_ls.samples import Samples, read
 from fedjax_ls.types import Execution, Sampler, State
-from fedjax_ls.validate import NET_FIELDS, check_data, net_fields
+from fedjax_ls.validate import check_data
 
 # Share of a device's free memory that a block of rounds may take.
 MEMORY_SHARE = 0.6
-
-
-class Samples(NamedTuple):
-  """What a configuration trains and tests on.
-
-  Attributes:
-    dataset: the samples.
-    partition: rows of every client, train and test.
-    tests: `{name: (data set whose test rows count, rows of every client)}`.
-    group: `[C]` group of each client, 0 for all without groups.
-  """
-
-  dataset: Dataset
-  partition: Partition
-  tests: dict[str, tuple[Dataset, list[np.ndarray]]]
-  group: np.ndarray
 
 
 class Experiment(NamedTuple):
@@ -76,14 +60,6 @@ class Experiment(NamedTuple):
     return self.samples.partition
 
 
-class _Nets(NamedTuple):
-  """The network of a configuration, and its slim versions or None."""
-
-  net: Any
-  model: models.Model
-  submodels: models.Submodels | None
-
-
 def prepare(config: Config, stored: dict[str, Any] | None = None) -> Experiment:
   """Reads the data, makes the clients, the model and the first state.
 
@@ -105,14 +81,14 @@ def prepare(config: Config, stored: dict[str, Any] | None = None) -> Experiment:
   execution, resolved, shrinks = _execution(
     config, stored or {}, len(partition.train)
   )
-  nets = _sentence(_nets, config, dataset, resolved['execution.conv'])
-  algorithm = _sentence(_algorithm, config, nets)
-  federation = _sentence(_federation, config, samples, nets)
-  _sentence(consistency.check_model, nets.model, federation)
+  nets = sentence(networks, config, dataset, resolved['execution.conv'])
+  algorithm = sentence(_algorithm, config, nets)
+  federation = sentence(_federation, config, samples, nets)
+  sentence(consistency.check_model, nets.model, federation)
   spent: tuple[Cost, ...] = ()
   if config.clock.macs_per_second:
     example = dataset.x_train[:1]
-    spent = _sentence(costs, nets.net, example, nets.submodels)
+    spent = sentence(costs, nets.net, example, nets.submodels)
     algorithm = _clocked(config, algorithm, federation, spent)
   tests = {
     name: loop.evaluation_set(held.x_test, held.y_test, federation, rows)
@@ -144,7 +120,7 @@ def prepare(config: Config, stored: dict[str, Any] | None = None) -> Experiment:
     host,
   )
   seeds = config_lib.seeds(config)
-  state = _sentence(loop.initial_state, job, seeds['model'], seeds['train'])
+  state = sentence(loop.initial_state, job, seeds['model'], seeds['train'])
   fingerprint = data.fingerprint(dataset)
   return Experiment(job, state, resolved, shrinks, samples, fingerprint, spent)
 
@@ -215,141 +191,7 @@ def largest_chunk(
   return divisors[max(fitting - 1, 0)]
 
 
-def read(config: Config) -> Samples:
-  """Reads the data and makes the clients.
-
-  Args:
-    config: a configuration from `validate`.
-
-  Returns:
-    Who trains and is tested on what.
-
-  Raises:
-    ConfigError: the configuration does not fit the data.
-  """
-  return _sentence(_read, config)
-
-
-def _read(config: Config) -> Samples:
-  settings = config.partition
-  seed = config_lib.seeds(config)['partition']
-  dataset = data.load(
-    config.data.name,
-    config.data.path,
-    sequence_length=config.data.sequence_length,
-    target=config.data.target,
-    alpha=config.data.alpha,
-    beta=config.data.beta,
-    num_clients=settings.num_clients,
-    seed=seed,
-  )
-
-  def cut(dataset: Dataset) -> Partition:
-    return data.make_partition(
-      settings.kind,
-      dataset,
-      num_clients=settings.num_clients,
-      classes_per_client=settings.classes_per_client,
-      alpha=settings.alpha,
-      min_size=settings.min_size,
-      balance=settings.balance,
-      iid_share=settings.iid_share,
-      exponent=settings.exponent,
-      sigma=settings.sigma,
-      path=settings.path,
-      seed=seed,
-    )
-
-  held_out = {}
-  if config.data.validation:
-    dataset, held = _validation(dataset, config.data.validation, seed)
-    held_out['validation'] = held, cut(held)
-  partition = cut(dataset)
-  group = data.assign_groups(len(partition.train), settings.num_groups, seed)
-
-  def transformed(dataset: Dataset, partition: Partition) -> Dataset:
-    return data.transform_groups(
-      dataset, partition, group, settings.transform, seed
-    )
-
-  dataset = transformed(dataset, partition)
-  tests = {'test': (dataset, partition.test)}
-  for name, (held, parts) in held_out.items():
-    tests[name] = transformed(held, parts), parts.test
-  return Samples(dataset, partition, tests, group)
-
-
-def _validation(
-  dataset: Dataset, share: float, seed: int
-) -> tuple[Dataset, Dataset]:
-  """The data set without the validation rows, and with them for a test set."""
-  numbered = dataset._replace(x_train=np.arange(len(dataset.y_train)))
-  _, rows, y = data.split_validation(numbered, share, seed)
-  rest, x, _ = data.split_validation(dataset, share, seed)
-  owners = dataset.client_train
-  held = rest._replace(
-    x_test=x, y_test=y, client_test=owners[rows] if len(owners) else owners
-  )
-  return rest, held
-
-
-def _nets(config: Config, dataset: Dataset, lowering: str) -> _Nets:
-  settings = config.model
-  net = models.make_net(
-    settings.name, **_net_options(config, dataset, lowering)
-  )
-  example = dataset.x_train[:1]
-  model = models.flax_model(
-    net, example, loss=settings.loss, **_images(config.data, example.shape)
-  )
-  method = algorithms.METHODS[config_lib.method_name(config)]
-  if not method.needs_submodels:
-    return _Nets(net, model, None)
-  rates = config.algorithm.rates
-  return _Nets(net, model, models.width_submodels(net, example, rates))
-
-
-def _images(
-  settings: config_lib.Data, shape: tuple[int, ...]
-) -> dict[str, Any]:
-  """How the model prepares images, as arguments of `flax_model`."""
-  varied = settings.crop_padding or settings.flip
-  if varied and len(shape) != 4:
-    raise ConfigError(
-      f'data.crop_padding = {settings.crop_padding} and data.flip = '
-      f'{settings.flip} need images [H, W, C] but samples have shape '
-      f'{list(shape[1:])}; set them to 0 and false'
-    )
-  if len(settings.mean) not in (0, 1, shape[-1]):
-    raise ConfigError(
-      f'data.mean has {len(settings.mean)} numbers for {shape[-1]} channels; '
-      'give one a channel, or one for all'
-    )
-  options: dict[str, Any] = {}
-  if settings.mean:
-    options['preprocess'] = augment.normalize(settings.mean, settings.std)
-  if varied:
-    options['augment'] = augment.augment(settings.crop_padding, settings.flip)
-  return options
-
-
-def _net_options(
-  config: Config, dataset: Dataset, lowering: str
-) -> dict[str, Any]:
-  """The settings that the network reads."""
-  settings = config.model
-  options = {field: getattr(settings, field) for field in NET_FIELDS}
-  options |= {
-    'num_classes': dataset.num_classes or math.prod(dataset.y_train.shape[1:]),
-    'lowering': lowering,
-    'dtype': jnp.bfloat16 if settings.dtype == 'bfloat16' else None,
-    'positions': 'last' if dataset.y_train.ndim == 1 else 'every',
-  }
-  known = net_fields(settings.name)
-  return {name: value for name, value in options.items() if name in known}
-
-
-def _algorithm(config: Config, nets: _Nets) -> round_lib.Algorithm:
+def _algorithm(config: Config, nets: Networks) -> round_lib.Algorithm:
   method = algorithms.METHODS[config_lib.method_name(config)]
   who = sampler(config.sampler)
   unroll = config.execution.unroll
@@ -381,7 +223,7 @@ def _clocked(
 
 
 def _federation(
-  config: Config, samples: Samples, nets: _Nets
+  config: Config, samples: Samples, nets: Networks
 ) -> data.Federation:
   dataset, parts = samples.dataset, samples.partition.train
   federation = data.federate(
@@ -450,11 +292,3 @@ def _free_bytes() -> float:
   if 'bytes_limit' not in stats:
     return math.inf
   return stats['bytes_limit'] - stats.get('bytes_in_use', 0)
-
-
-def _sentence(function: Callable, *args):
-  """Calls a function whose `ValueError` is about the configuration."""
-  try:
-    return function(*args)
-  except ValueError as error:
-    raise ConfigError(str(error)) from error

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import math
 import typing
+from collections.abc import Callable
 from typing import Any
 
 from fedjax_ls import algorithms, hyper
@@ -415,3 +416,11 @@ _TYPES = {
   bool: 'truth value',
 }
 _EXAMPLES = {int: '10', float: '0.1', str: "'1/2'", bool: 'true'}
+
+
+def sentence(function: Callable, *args):
+  """Calls a function whose `ValueError` is about the configuration."""
+  try:
+    return function(*args)
+  except ValueError as error:
+    raise ConfigError(str(error)) from error
