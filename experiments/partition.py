@@ -19,9 +19,10 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from experiments import commandline
-from fedjax_ls import build, data
+from fedjax_ls import data
 from fedjax_ls.config import ConfigError
 from fedjax_ls.data import partition_files, skew
+from fedjax_ls.samples import Samples, read
 from fedjax_ls.validate import validate
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -34,7 +35,7 @@ def main(argv: Sequence[str]) -> None:
   """Prints the table, or says in one sentence what is wrong."""
   del argv
   try:
-    samples = build.read(validate(_CONFIG.value))
+    samples = read(validate(_CONFIG.value))
   except ConfigError as error:
     commandline.fail(error, 2)
   counts = class_counts(samples)
@@ -45,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
       print(path)
 
 
-def class_counts(samples: build.Samples) -> np.ndarray:
+def class_counts(samples: Samples) -> np.ndarray:
   """`[C, Y]` class counts; one class where targets are real numbers."""
   dataset, partition = samples.dataset, samples.partition
   if not dataset.num_classes:
@@ -53,7 +54,7 @@ def class_counts(samples: build.Samples) -> np.ndarray:
   return data.statistics(partition.train, dataset.y_train, dataset.num_classes)
 
 
-def summary(samples: build.Samples) -> str:
+def summary(samples: Samples) -> str:
   """What the table leaves out."""
   dataset, partition = samples.dataset, samples.partition
   owned = sum(map(len, partition.train))

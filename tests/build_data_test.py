@@ -13,6 +13,7 @@ import pytest
 import fedjax_ls as fl
 from fedjax_ls import build, config, data
 from fedjax_ls.data import augment
+from fedjax_ls.samples import read
 from fedjax_ls.validate import validate
 
 
@@ -41,8 +42,8 @@ def _images(tmp_path, name='images.npz'):
 def test_groups_turn_train_test_and_validation_alike(tmp_path):
   source = config.Data('npz', _images(tmp_path), validation=0.2)
   shape = {'kind': 'iid', 'num_clients': 6}
-  plain = build.read(_config(data=source, partition=config.Partition(**shape)))
-  turned = build.read(
+  plain = read(_config(data=source, partition=config.Partition(**shape)))
+  turned = read(
     _config(
       data=source,
       partition=config.Partition(**shape, transform='rotation', num_groups=2),
@@ -68,14 +69,14 @@ def test_groups_turn_train_test_and_validation_alike(tmp_path):
 
 
 def test_a_partition_file_makes_the_same_clients(tmp_path):
-  made = build.read(_config()).partition
+  made = read(_config()).partition
   made.save(str(tmp_path / 'clients.npz'))
   partition = config.Partition('file', path=str(tmp_path / 'clients.npz'))
-  assert build.read(_config(partition=partition)).partition.hash == made.hash
+  assert read(_config(partition=partition)).partition.hash == made.hash
 
 
 def test_synthetic_clients_are_natural():
-  samples = build.read(
+  samples = read(
     _config(
       data=config.Data('synthetic:iid'),
       partition=config.Partition('natural', num_clients=7),
