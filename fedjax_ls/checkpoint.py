@@ -14,15 +14,28 @@ import numpy as np
 from fedjax_ls.types import State
 
 
-def newest(folder: str | pathlib.Path) -> int:
-  """Round of the newest complete checkpoint in a folder, 0 for none."""
+class Unreadable(ValueError):
+  """A checkpoint is damaged."""
+
+
+def complete(folder: str | pathlib.Path) -> list[int]:
+  """Rounds of the complete checkpoints in a folder, newest first.
+
+  For local file systems, where a finished checkpoint is renamed to its round;
+  object stores mark it otherwise.
+  """
   names = (
     path.name
     for path in pathlib.Path(folder).glob('*')
     if (path / '_CHECKPOINT_METADATA').exists()
   )
   # While it is being written, a checkpoint's name has more than the round.
-  return max((int(name) for name in names if name.isdigit()), default=0)
+  return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+
+def newest(folder: str | pathlib.Path) -> int:
+  """Round of the newest complete checkpoint in a local folder, 0 for none."""
+  return max(complete(folder), default=0)
 
 
 class Checkpoints:
@@ -46,8 +59,9 @@ class Checkpoints:
       active_processes={me},
       barrier_sync_key_prefix=f'process_{me}',
     )
+    self._folder = pathlib.Path(folder).absolute()
     self._manager = ocp.CheckpointManager(
-      pathlib.Path(folder).absolute(),
+      self._folder,
       options=ocp.CheckpointManagerOptions(
         max_to_keep=keep,
         create=False,
@@ -79,21 +93,42 @@ class Checkpoints:
       ),
     )
 
-  def read(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays by their path in the state, and the record saved with them."""
+  def steps(self) -> list[int]:
+    """Rounds of the complete checkpoints, newest first."""
+    return complete(self._folder)
+
+  def forget_after(self, step: int) -> None:
+    """Deletes the checkpoints after a round, complete or damaged."""
+    if jax.process_index() == 0:
+      self._manager.reload()
+      for later in self._manager.all_steps():
+        if later > step:
+          self._manager.delete(later)
+
+  def record(self, step: int) -> dict[str, Any]:
+    """What was to be remembered with a checkpoint.
+
+    Raises:
+      Unreadable: it is damaged.
+    """
     args = self._ocp.args
-    record = self._manager.restore(
-      step, args=args.Composite(record=args.JsonRestore())
-    )['record']
-    kinds = record.pop('arrays')
+    only = args.Composite(record=args.JsonRestore())
+    return self._restored(step, only)['record']
+
+  def read(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays by their path in the state, and the record saved with them.
+
+    Raises:
+      Unreadable: the checkpoint is damaged.
+    """
+    record = self.record(step)
     abstract = {
       k: np.empty(shape, jnp.dtype(dtype))
-      for k, (dtype, shape) in kinds.items()
+      for k, (dtype, shape) in record.pop('arrays').items()
     }
-    arrays = self._manager.restore(
-      step, args=args.Composite(state=args.StandardRestore(abstract))
-    )['state']
-    return arrays, record
+    args = self._ocp.args
+    only = args.Composite(state=args.StandardRestore(abstract))
+    return self._restored(step, only)['state'], record
 
   def restore(self, step: int, like: State) -> tuple[State, dict[str, Any]]:
     """Reads a checkpoint.
@@ -106,7 +141,8 @@ class Checkpoints:
       The state, of NumPy arrays, and the record saved with it.
 
     Raises:
-      ValueError: the checkpoint's arrays are not those of `like`.
+      Unreadable: the checkpoint is damaged.
+      ValueError: its arrays are not those of `like`.
     """
     arrays, record = self.read(step)
     _check_same(_kinds(arrays), _kinds(_named(like)), step)
@@ -116,6 +152,15 @@ class Checkpoints:
       for path, leaf in paths
     ]
     return jax.tree.unflatten(tree, leaves), record
+
+  def _restored(self, step: int, args):
+    try:
+      return self._manager.restore(step, args=args)
+    except Exception as error:  # of many kinds, by what is damaged
+      raise Unreadable(
+        f'the checkpoint of round {step} in {self._folder} is damaged; restore '
+        'it or use another --workdir'
+      ) from error
 
   def close(self) -> None:
     """Waits until all that was saved is complete."""

@@ -10,13 +10,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedjax_ls import algorithms, build, loop
+from fedjax_ls import build, loop, padding
 from fedjax_ls import config as config_lib
 from fedjax_ls.build import Experiment
-from fedjax_ls.checkpoint import Checkpoints, newest
+from fedjax_ls.checkpoint import Checkpoints, Unreadable, newest
 from fedjax_ls.config import Config, ConfigError
+from fedjax_ls.consistency import require
 from fedjax_ls.data import partition_heatmap
 from fedjax_ls.progress import progress, told
+from fedjax_ls.references import references
 from fedjax_ls.types import State
 from fedjax_ls.validate import validate
 from fedjax_ls.writers import Folder, learning_curve, summary, versions
@@ -42,39 +44,72 @@ def train(config: Config, workdir: str | os.PathLike) -> dict[str, Any]:
   that all of them see; the first one writes.
 
   Raises:
-    ConfigError: a setting is wrong, or the folder holds another run.
+    ConfigError: a setting is wrong, or the folder holds another run, is
+      damaged or in use.
     fedjax_ls.loop.Diverged: something is not finite.
+    fedjax_ls.loop.OutOfMemory: the run does not fit a device.
   """
   config = validate(config)
   try:
     shared = Folder(workdir)
-    stored = shared.read('config.json') or {}
-    folder = shared if jax.process_index() == 0 else _shadow(shared)
+    if jax.process_index() != 0:
+      return _train(config, shared, _shadow(shared))
+    with shared.locked():
+      return _train(config, shared, shared)
+  except ConfigError:
+    raise
   except ValueError as error:
     raise ConfigError(str(error)) from error
-  _check_stored(config, stored, workdir)
+
+
+def _train(config: Config, shared: Folder, folder: Folder) -> dict[str, Any]:
+  """Trains in a folder of one's own; raises ValueErrors about the files."""
+  stored, done = shared.read('config.json'), newest(shared.checkpoints)
+  _check_stored(config, stored, done, shared)
   _print_method(config)
+  checkpoints = Checkpoints(shared.checkpoints, config.writers.keep)
+  try:
+    if not _finished(config, folder, checkpoints, done):
+      _continue(config, folder, checkpoints, stored or {})
+  finally:
+    checkpoints.close()
+  return _conclude(config, folder)
+
+
+def _finished(
+  config: Config, folder: Folder, checkpoints: Checkpoints, done: int
+) -> bool:
+  """Whether there is nothing to do; `metrics.jsonl` is then complete."""
+  if done < config.rounds:
+    return False
+  try:
+    record = checkpoints.record(done)
+  except Unreadable:
+    return False
+  folder.cut_metrics(record['metrics_bytes'], record['metrics_tail'])
+  print(
+    f'finished: {folder.path} holds {done} of {config.rounds} rounds; '
+    'a larger --config.rounds continues'
+  )
+  return True
+
+
+def _continue(
+  config: Config,
+  folder: Folder,
+  checkpoints: Checkpoints,
+  stored: dict[str, Any],
+) -> None:
+  """Compiles, and runs from the newest checkpoint to the last round."""
   cache = use_compilation_cache()
-  done = newest(shared.checkpoints)
-  if stored and done >= config.rounds:
-    print(
-      f'finished: {workdir} holds {done} of {config.rounds} rounds; '
-      'a larger --config.rounds continues'
-    )
-    return _conclude(config, folder)
-  print(f'compiling (cache: {cache}) ...', flush=True)
   experiment = build.prepare(config, stored.get('resolved'))
+  print(f'compiling (cache: {cache}) ...', flush=True)
   experiment, programs = build.compiled(experiment)
   _describe(config, experiment, folder, stored)
   print(f'compiled in {programs.seconds:.1f} s', flush=True)
   folder.add_timing({'compile_seconds': programs.seconds})
-  checkpoints = Checkpoints(shared.checkpoints, config.writers.keep)
-  try:
-    state = _begin(experiment, folder, checkpoints, done)
-    _advance(config, experiment.job, programs, state, folder, checkpoints)
-  finally:
-    checkpoints.close()
-  return _conclude(config, folder)
+  state = _begin(experiment, folder, checkpoints)
+  _advance(config, experiment.job, programs, state, folder, checkpoints)
 
 
 def _shadow(shared: Folder) -> Folder:
@@ -102,22 +137,37 @@ def use_compilation_cache() -> str:
 
 
 def _check_stored(
-  config: Config, stored: dict[str, Any], workdir: str | os.PathLike
+  config: Config, stored: Any, done: int, folder: Folder
 ) -> None:
-  """Refuses a folder whose `config.json` is of another run."""
-  if stored:
-    before = config_lib.from_dict(stored['config'])
-    for name, (ours, theirs) in config_lib.differences(config, before).items():
-      raise ConfigError(
-        f'{name} = {ours!r} but {workdir} holds a run with {theirs!r}; '
-        'use that value or another --workdir'
-      )
+  """Refuses a folder whose `config.json` is of another run, or no such file.
+
+  Args:
+    config: of this run.
+    stored: content of the file, None if there is none.
+    done: round of the newest checkpoint.
+    folder: where they are.
+  """
+  file = folder.path / 'config.json'
+  fix = 'restore it or use another --workdir'
+  if stored is None:
+    require(
+      done == 0, f'{folder.path} holds checkpoints but no config.json; {fix}'
+    )
+    return
+  for name in ('config', 'resolved', 'data', 'partition'):
+    found = stored.get(name) if isinstance(stored, dict) else None
+    require(isinstance(found, dict), f'{file} has no group {name!r}; {fix}')
+  before = config_lib.from_dict(stored['config'])
+  for name, (ours, theirs) in config_lib.differences(config, before).items():
+    raise ConfigError(
+      f'{name} = {ours!r} but {folder.path} holds a run with {theirs!r}; '
+      'use that value or another --workdir'
+    )
 
 
 def _print_method(config: Config) -> None:
-  name = config_lib.method_name(config)
-  print(f'method {name}')
-  for reference in algorithms.METHODS[name].references:
+  print(f'method {config_lib.method_name(config)}')
+  for reference in references(config):
     print(f'  {reference}')
 
 
@@ -129,20 +179,21 @@ def _describe(
 ) -> None:
   """Prints and writes what the run consists of."""
   partition, resolved = experiment.partition, experiment.resolved
-  sizes = [len(part) for part in partition.train]
+  sizes = np.array([len(part) for part in partition.train])
   clients: dict[str, Any] = {
     'num_clients': len(sizes),
-    'rows_min': int(min(sizes)),
+    'rows_min': int(np.min(sizes)),
     'rows_median': float(np.median(sizes)),
-    'rows_max': int(max(sizes)),
+    'rows_max': int(np.max(sizes)),
     'hash': partition.hash,
   }
-  before = stored.get('partition', clients)
-  if before['hash'] != clients['hash']:
-    raise ConfigError(
-      f'the partition has hash {clients["hash"][:12]} but {folder.path} holds '
-      f'a run with {before["hash"][:12]}; the data changed: restore it or use '
-      'another --workdir'
+  hashes = {'data': experiment.fingerprint, 'partition': partition.hash}
+  for name, now in hashes.items():
+    before = stored.get(name, {}).get('hash', now)
+    require(
+      before == now,
+      f'the {name} has hash {now[:12]} but {folder.path} holds a run with '
+      f'{before[:12]}; the data changed: restore them or use another --workdir',
     )
   print(
     f'partition {config.partition.kind}: {len(sizes)} clients, rows '
@@ -154,6 +205,16 @@ def _describe(
       f'tier {tier}: {spent.macs} MACs an example, {spent.parameters} '
       f'parameters, {spent.bytes} bytes'
     )
+  job = experiment.job
+  padded = padding.note(
+    config.client,
+    sizes,
+    resolved['execution.devices'],
+    resolved['execution.chunk'],
+    indexed=job.host is None,
+  )
+  if padded:
+    print(padded)
   print('resolved ' + ', '.join(f'{k} = {v}' for k, v in resolved.items()))
   folder.write(
     'config.json',
@@ -161,31 +222,39 @@ def _describe(
       'config': config_lib.to_dict(config),
       'seeds': config_lib.seeds(config),
       'resolved': resolved,
+      'data': {'hash': experiment.fingerprint},
       'partition': clients,
       'costs': [spent._asdict() for spent in experiment.costs],
       'versions': versions(),
     },
   )
   partition.save(str(folder.path / 'partition.npz'))
-  counts = np.asarray(experiment.job.federation.labels)
+  counts = np.asarray(job.federation.labels)
   if config.writers.plots and counts.size:
     partition_heatmap(counts, str(folder.path / 'plots' / 'partition.png'))
 
 
 def _begin(
-  experiment: Experiment, folder: Folder, checkpoints: Checkpoints, done: int
+  experiment: Experiment, folder: Folder, checkpoints: Checkpoints
 ) -> State:
   """The state to go on from; `metrics.jsonl` is cut to what belongs to it."""
-  if done == 0:
-    folder.cut_metrics(0)
-    return experiment.state
-  try:
-    state, record = checkpoints.restore(done, experiment.state)
+  damaged: Unreadable | None = None
+  for step in checkpoints.steps():
+    try:
+      state, record = checkpoints.restore(step, experiment.state)
+    except Unreadable as error:
+      print(f'the checkpoint of round {step} is damaged and left out')
+      damaged = damaged or error
+      continue
     folder.cut_metrics(record['metrics_bytes'])
-  except ValueError as error:
-    raise ConfigError(str(error)) from error
-  print(f'resumed at round {done}')
-  return loop.place_state(state, experiment.job)
+    checkpoints.forget_after(step)
+    print(f'resumed at round {step}')
+    return loop.place_state(state, experiment.job)
+  if damaged is not None:
+    raise damaged
+  folder.cut_metrics(0)
+  checkpoints.forget_after(0)
+  return experiment.state
 
 
 def _advance(
@@ -212,10 +281,12 @@ def _advance(
     for stop in stops:
       if stop.metrics:
         size = folder.add_metrics({'round': stop.round, **stop.metrics})
-        # A longer run is not evaluated here: it will cut this line off.
+        # A longer run is not evaluated here and goes on without this line.
         num_bytes = size if stop.on_schedule else num_bytes
       if stop.round % every == 0 or stop.round == config.rounds:
-        checkpoints.save(stop.state, {'metrics_bytes': num_bytes})
+        tail = folder.metrics_after(num_bytes)
+        record = {'metrics_bytes': num_bytes, 'metrics_tail': tail}
+        checkpoints.save(stop.state, record)
       folder.add_timing({'round': stop.round, 'seconds': stop.seconds})
       shown.show(stop.round, stop.metrics)
 

@@ -1,11 +1,14 @@
 """The files of a run's folder."""
 
+import contextlib
+import fcntl
 import json
 import math
 import os
 import pathlib
 import platform
 import subprocess
+from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
@@ -42,6 +45,23 @@ class Folder:
     """Where the checkpoints are."""
     return self.path / 'checkpoints'
 
+  @contextlib.contextmanager
+  def locked(self) -> Iterator[None]:
+    """Keeps other processes out; ends with the process at the latest.
+
+    Raises:
+      ValueError: another process is at work here.
+    """
+    with open(self.path / '.lock', 'w') as file:
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError as error:
+        raise ValueError(
+          f'{self.path} is in use by another process; wait for it or use '
+          'another --workdir'
+        ) from error
+      yield
+
   def read(self, name: str) -> Any:
     """Content of a JSON file, None if there is none.
 
@@ -65,20 +85,35 @@ class Folder:
       _flush(file)
     new.replace(self.path / name)
 
-  def cut_metrics(self, num_bytes: int) -> None:
-    """Forgets what was written after a checkpoint.
+  def cut_metrics(self, num_bytes: int, tail: str = '') -> None:
+    """Makes the results those of a checkpoint.
+
+    Args:
+      num_bytes: where the file is cut.
+      tail: what is to follow.
 
     Raises:
       ValueError: the file is shorter than that.
     """
     file = self.path / 'metrics.jsonl'
-    file.touch()
-    if file.stat().st_size < num_bytes:
+    size = file.stat().st_size if file.exists() else 0
+    if size < num_bytes:
       raise ValueError(
-        f'{file} has {file.stat().st_size} bytes but its checkpoint was made '
-        f'at {num_bytes}; restore the file or use another --workdir'
+        f'{file} has {size} bytes but its checkpoint was made at {num_bytes}; '
+        'restore the file or use another --workdir'
       )
-    os.truncate(file, num_bytes)
+    if size > num_bytes and self.metrics_after(num_bytes) == tail:
+      return
+    with open(file, 'a') as opened:
+      opened.truncate(num_bytes)
+      opened.write(tail)
+      _flush(opened)
+
+  def metrics_after(self, num_bytes: int) -> str:
+    """What follows that many bytes of the results."""
+    with open(self.path / 'metrics.jsonl', 'rb') as file:
+      file.seek(num_bytes)
+      return file.read().decode()
 
   def add_metrics(self, line: Line) -> int:
     """Appends results for good.

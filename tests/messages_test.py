@@ -15,7 +15,9 @@ from experiments import commandline
 from fedjax_ls import config as config_lib
 from fedjax_ls import validate as validate_lib
 from fedjax_ls.train import train
+from fedjax_ls.writers import Folder
 from tests.config_test import example
+from tests.train_test import tiny
 
 ROOT = pathlib.Path(__file__).parent.parent
 METHODS = fl.algorithms.METHODS
@@ -239,15 +241,49 @@ def test_workdir_of_another_run(tmp_path):
   before = example()
   before.client.learning_rate = 0.3
   tree = {'config': config_lib.to_dict(before)}
+  tree |= {'resolved': {}, 'data': {}, 'partition': {}}
   (tmp_path / 'config.json').write_text(json.dumps(tree))
   with says('client.learning_rate = 0.1', '0.3', 'another --workdir'):
     train(example(), tmp_path)
 
 
-def test_workdir_whose_configuration_is_damaged(tmp_path):
-  (tmp_path / 'config.json').write_text('{')
+@pytest.mark.parametrize('text', ['{', '{}', '[]', '{"config": 3}'])
+def test_workdir_whose_configuration_is_damaged(tmp_path, text):
+  (tmp_path / 'config.json').write_text(text)
   with says('config.json', 'another --workdir'):
     train(example(), tmp_path)
+
+
+def test_workdir_without_its_configuration(tmp_path):
+  train(tiny(rounds=2), tmp_path)
+  (tmp_path / 'config.json').unlink()
+  with says(str(tmp_path), 'no config.json', 'another --workdir'):
+    train(tiny(rounds=4), tmp_path)
+
+
+def test_workdir_without_its_results(tmp_path):
+  train(tiny(rounds=2), tmp_path)
+  (tmp_path / 'metrics.jsonl').unlink()
+  for rounds in (2, 4):
+    with says('metrics.jsonl has 0 bytes', 'another --workdir'):
+      train(tiny(rounds=rounds), tmp_path)
+
+
+def test_workdir_in_use(tmp_path):
+  folder = Folder(tmp_path)
+  with folder.locked(), says(str(tmp_path), 'in use by another process'):
+    train(tiny(), tmp_path)
+  train(tiny(rounds=2), tmp_path)
+
+
+def test_other_data_under_the_same_partition(tmp_path):
+  config = archive(tmp_path)
+  config.rounds, config.writers.plots = 2, False
+  train(config, tmp_path)
+  archive(tmp_path, x_test=np.full((20, 3), 2, np.float32))
+  config.rounds = 4
+  with says('the data has hash', 'the data changed', 'another --workdir'):
+    train(config, tmp_path)
 
 
 ARGUMENTS = [

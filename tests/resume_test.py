@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+import fedjax_ls as fl
 from fedjax_ls import round as round_lib
 from fedjax_ls.checkpoint import Checkpoints, newest
 from fedjax_ls.train import train
@@ -64,6 +66,70 @@ def test_larger_rounds_continue(tmp_path, first):
   config.rounds = 9
   train(config, tmp_path / 'parts')
   assert_same_run(tmp_path / 'whole', tmp_path / 'parts', 9)
+
+
+def test_the_last_line_survives_a_start_that_was_killed(tmp_path, monkeypatch):
+  """Round 7 is off schedule: a longer run goes on without its line."""
+  train(tiny(rounds=7), tmp_path)
+  before = (tmp_path / 'metrics.jsonl').read_bytes()
+  summary = (tmp_path / 'summary.json').read_bytes()
+
+  def killed(self, state, record):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patched:
+    patched.setattr(Checkpoints, 'save', killed)
+    with pytest.raises(KeyboardInterrupt):
+      train(tiny(rounds=9), tmp_path)
+  assert lines(tmp_path)[-1]['round'] == 8
+  train(tiny(rounds=7), tmp_path)
+  assert (tmp_path / 'metrics.jsonl').read_bytes() == before
+  assert (tmp_path / 'summary.json').read_bytes() == summary
+
+
+# Reads that were under way when the first one failed end without a listener.
+late_reads = pytest.mark.filterwarnings(
+  'ignore::pytest.PytestUnraisableExceptionWarning'
+)
+
+
+@late_reads
+@pytest.mark.parametrize(
+  'damaged', ['record/metadata', '_CHECKPOINT_METADATA', 'state/d', 'state']
+)
+@pytest.mark.parametrize('rounds', [6, 8])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+  tmp_path, capsys, damaged, rounds
+):
+  config = tiny('scaffold', rounds=rounds)
+  train(config, tmp_path / 'whole')
+  config.rounds = 6
+  train(config, tmp_path / 'parts')
+  remove(tmp_path / 'parts' / 'checkpoints' / '6' / damaged)
+  config.rounds = rounds
+  capsys.readouterr()
+  train(config, tmp_path / 'parts')
+  told = capsys.readouterr().out
+  # What is finished needs no arrays.
+  finished = rounds == 6 and damaged.startswith('state')
+  assert ('finished' if finished else 'resumed at round 4') in told
+  if not finished:
+    assert_same_run(tmp_path / 'whole', tmp_path / 'parts', rounds)
+
+
+@late_reads
+def test_without_a_readable_checkpoint_a_run_is_refused(tmp_path):
+  train(tiny(), tmp_path)
+  for step in ('4', '6'):
+    remove(tmp_path / 'checkpoints' / step / 'state')
+  with pytest.raises(fl.ConfigError, match=r'round 6 .* is damaged; restore'):
+    train(tiny(rounds=8), tmp_path)
+  assert {p.name for p in (tmp_path / 'checkpoints').iterdir()} == {'4', '6'}
+
+
+def remove(path: pathlib.Path) -> None:
+  assert path.exists()
+  shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def test_checkpoints_between_evaluations(tmp_path):

@@ -1,0 +1,39 @@
+"""The papers of what a run is made of."""
+
+from fedjax_ls import algorithms
+from fedjax_ls.config import Config, method_name
+
+_REDDI = 'Reddi et al. Adaptive federated optimization. ICLR 2021.'
+_HSU = (
+  'Hsu et al. Measuring the effects of non-identical data distribution for '
+  'federated visual classification. 2019.'
+)
+_ZHANG = (
+  'Zhang et al. Understanding the role of layer normalization in label-skewed '
+  'federated learning. TMLR 2024.'
+)
+SERVER_OPTIMIZERS = {
+  'momentum': _HSU,
+  'damped_momentum': _HSU,
+  'adagrad': _REDDI,
+  'adam': _REDDI,
+  'yogi': _REDDI,
+}
+NORMS = {'fn': _ZHANG, 'ln': _ZHANG}
+
+
+def references(config: Config) -> list[str]:
+  """What to cite for a run: its method, server optimizer and norm.
+
+  >>> config = Config()
+  >>> config.server.optimizer = 'yogi'
+  >>> references(config)[1:]
+  ['Reddi et al. Adaptive federated optimization. ICLR 2021.']
+  """
+  found = list(algorithms.METHODS[method_name(config)].references)
+  for table, name in (
+    (SERVER_OPTIMIZERS, config.server.optimizer),
+    (NORMS, config.model.norm),
+  ):
+    found += [table[name]] if name in table else []
+  return found
