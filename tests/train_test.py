@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import fedjax_ls as fl
-from fedjax_ls import build, loop, progress, writers
+from fedjax_ls import build, loop, padding, progress, writers
 from fedjax_ls import config as config_lib
 from fedjax_ls import round as round_lib
 from fedjax_ls.checkpoint import Checkpoints, newest
+from fedjax_ls.models.flax_model import cross_entropy
 from fedjax_ls.train import train
 from tests.config_test import example
 
@@ -285,3 +286,129 @@ def test_progress_can_be_off(capsys):
 def test_summary_of_a_regression_takes_the_least_loss():
   told = [{'round': 1, 'test/loss': 0.5}, {'round': 2, 'test/loss': 0.7}]
   assert writers.summary(told)['best_on_test']['round'] == 1
+
+
+class Full(jax.errors.JaxRuntimeError):
+  """What a device without memory raises."""
+
+
+def full(*args):
+  raise Full('RESOURCE_EXHAUSTED: Out of memory while trying to allocate')
+
+
+@pytest.mark.parametrize(
+  ('chunk', 'where', 'message'),
+  [
+    (8, 'device', 'execution.chunk = 8 .*; use execution.chunk = 4$'),
+    (
+      1,
+      'device',
+      r'use execution\.data = host or a smaller client\.batch_size',
+    ),
+    (1, 'host', r'use a smaller client\.batch_size'),
+  ],
+)
+def test_without_memory_a_run_names_what_to_change(
+  tmp_path, monkeypatch, chunk, where, message
+):
+  compile_job = loop.compile_job
+
+  def compiled(job, state):
+    return compile_job(job, state)._replace(advance=full)
+
+  monkeypatch.setattr(loop, 'compile_job', compiled)
+  config = tiny(execution__chunk=chunk, execution__data=where)
+  with pytest.raises(fl.OutOfMemory, match=message):
+    train(config, tmp_path)
+
+
+def test_data_that_do_not_fit_are_named(monkeypatch):
+  monkeypatch.setattr(build, 'place', full)
+  with pytest.raises(fl.OutOfMemory, match=r'execution\.data = host'):
+    build.prepare(tiny())
+
+
+def test_other_errors_of_the_device_stay():
+  def fails():
+    raise jax.errors.JaxRuntimeError('INTERNAL: something else')
+
+  with (
+    pytest.raises(jax.errors.JaxRuntimeError, match='something else'),
+    loop.memory_named(None),
+  ):
+    fails()
+
+
+def test_chunks_that_cannot_be_compiled_shrink(monkeypatch):
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  compile_job = loop.compile_job
+
+  def compiled(job, state):
+    with loop.memory_named(job):
+      return full() if job.execution.chunk > 2 else compile_job(job, state)
+
+  monkeypatch.setattr(loop, 'compile_job', compiled)
+  monkeypatch.setattr(build, '_free_bytes', lambda: 1e12)
+  experiment, _ = build.compiled(build.prepare(tiny()))
+  assert experiment.job.execution.chunk == 2
+
+
+@pytest.mark.parametrize('how', ['fast', 'debug', 'host'])
+def test_everything_runs_in_the_precision_that_is_set(how):
+  seen = set()
+
+  def loss(outputs, y):
+    seen.add(jax.config.jax_default_matmul_precision)
+    return cross_entropy(outputs, y)
+
+  experiment = build.prepare(
+    tiny(
+      rounds=1,
+      client__amount=1,
+      execution__precision='tensorfloat32',
+      execution__debug=how == 'debug',
+      execution__data='host' if how == 'host' else 'device',
+      partition__num_clients=10,
+    )
+  )
+  job = experiment.job
+  parts = fl.algorithms.Parts(
+    job.model._replace(loss=loss), fl.samplers.uniform(1)
+  )
+  algorithm = fl.algorithms.find('fedavg').build(None, parts)
+  job = job._replace(algorithm=algorithm, model=parts.model)
+  programs = loop.compile_job(job, experiment.state)
+  next(loop.run(job, programs, experiment.state, 1, 1))
+  assert seen == {'tensorfloat32'}
+
+
+def test_a_run_prints_what_to_cite_and_where_work_is_padding(tmp_path, capsys):
+  config = tiny(rounds=1, client__batch_size=600, server__optimizer='adam')
+  train(config, tmp_path)
+  told = capsys.readouterr().out
+  for part in ('McMahan', 'Reddi', 'Zhang'):
+    assert part in told
+  assert 'padding: 76% of the local work' in told
+  assert 'smaller client.batch_size (now 600)' in told
+
+
+@pytest.mark.parametrize('unit', ['steps', 'epochs'])
+@pytest.mark.parametrize('last_batch', ['masked', 'dropped'])
+@pytest.mark.parametrize('chunk', [1, 3])
+def test_padded_work_equals_a_plain_count(unit, last_batch, chunk):
+  sizes = np.array([9, 4, 30, 5, 12, 7, 4])
+  client = fl.Client(batch_size=4, unit=unit, amount=2, last_batch=last_batch)
+  useful = computed = 0.0
+  ordered = sorted(sizes, reverse=True)
+  for i in range(0, len(ordered), chunk):
+    steps = []
+    for size in ordered[i : i + chunk]:
+      batches = [min(4, size - at) for at in range(0, size, 4)]
+      if last_batch == 'dropped':
+        batches = [b for b in batches if b == 4]
+      number = 2 if unit == 'steps' else 2 * len(batches)
+      useful += number * np.mean(batches)
+      steps.append(number)
+    computed += 4 * chunk * max(steps)
+  found = padding.padded_work(client, sizes, 1, chunk)
+  assert found == pytest.approx(1 - useful / computed)
