@@ -160,7 +160,8 @@ def evaluation_set(
 
 def numbers(hyper: Any) -> Any:
   """`hyper` with its numbers as arrays, so that they are traced alike."""
-  return jax.tree.map(lambda a: jnp.asarray(a, float), hyper)
+  # float32 in 64-bit runs, too: as wide as parameters, or narrower.
+  return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), hyper)
 
 
 def compile_job(job: Job, state: State) -> Programs:
