@@ -311,7 +311,7 @@ def test_lowerings_of_a_network_agree():
     ),
     (
       lambda: width_submodels(MLP(2), normal(1, 3), ('1', '3/2')),
-      r'rates\[1\] is 3/2',
+      r"rates\[1\] = '3/2' is no share",
     ),
     (
       lambda: width_submodels(nn.Dense(2), normal(1, 3), ('1',)),

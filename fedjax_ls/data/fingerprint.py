@@ -18,7 +18,7 @@ def fingerprint(dataset: Dataset) -> str:
 
   >>> from fedjax_ls.data import load
   >>> fingerprint(load('digits'))[:8]
-  '28d41546'
+  'd8d4f99b'
   """
   digest = hashlib.sha256()
   for name, value in dataset._asdict().items():
