@@ -138,8 +138,8 @@ def lay_out(
 def by_size(size, devices: int, chunk: int):
   """Orders a cohort by size and spreads it over devices and chunks.
 
-  Neighbours in size land on different devices, so that all get the same work,
-  and alike sizes share a chunk, which runs as long as its largest client.
+  Chunks are dealt to the devices to and fro, so that all get the same work, and
+  alike sizes share a chunk, which runs as long as its largest client.
 
   Args:
     size: `[K]`, a JAX or a NumPy array; the results are of the same kind.
@@ -155,7 +155,10 @@ def by_size(size, devices: int, chunk: int):
   padded = math.ceil(len(size) / block) * block
   order = xp.argsort(-size, stable=True)
   order = xp.concatenate([order, xp.arange(len(size), padded)])
-  order = order.reshape(-1, devices, chunk).swapaxes(0, 1).reshape(-1)
+  deals = order.reshape(-1, devices, chunk)
+  there = xp.arange(len(deals))[:, None, None] % 2 == 0
+  deals = xp.where(there, deals, deals[:, ::-1])
+  order = deals.swapaxes(0, 1).reshape(-1)
   return order, xp.argsort(order)[: len(size)]
 
 

@@ -157,9 +157,13 @@ def conv_matmul(x: Array, kernel: Array, strides, padding) -> Array:
   Its gradient inside `shard_map` needs `x` and `kernel` to vary over the same
   mesh axes: cast what does not with `jax.lax.pcast`, or JAX raises.
   """
-  return _valid_conv(
-    _padded(x, kernel, strides, padding), kernel, tuple(strides)
-  )
+  x = _padded(x, kernel, strides, padding)
+  height, width, inputs, features = kernel.shape
+  # What a row of patches holds, and what the same row holds by kernel rows.
+  whole, parts = height * width * inputs, width * inputs + height * features
+  if tuple(strides) == (1, 1) and parts <= whole:
+    return _row_conv(x, kernel)
+  return _valid_conv(x, kernel, tuple(strides))
 
 
 def conv_shifted(x: Array, kernel: Array, strides, padding) -> Array:
@@ -192,8 +196,7 @@ def max_pool2(x: Array) -> Array:
   Written as the maximum of four strided slices: on CPU its gradient is several
   times faster than that of a window reduction.  A unique maximum gets the whole
   gradient, as in `flax.linen.max_pool`.  At ties `flax` gives it all to the
-  first of them; here each comparison of two equal numbers halves it, so four
-  equal elements get a quarter each.
+  first of them; here k equal maxima get a k-th each.
 
   Args:
     x: `[B, H, W, C]`.
@@ -212,9 +215,26 @@ def max_pool2(x: Array) -> Array:
     f'max_pool2 got maps of {x.shape[1]} x {x.shape[2]}; '
     'use inputs of at least 2 x 2',
   )
-  top = jnp.maximum(x[:, :h:2, :w:2], x[:, :h:2, 1:w:2])
-  bottom = jnp.maximum(x[:, 1:h:2, :w:2], x[:, 1:h:2, 1:w:2])
+  return _pool2(x[:, :h, :w])
+
+
+@jax.custom_jvp
+def _pool2(x):
+  top = jnp.maximum(x[:, ::2, ::2], x[:, ::2, 1::2])
+  bottom = jnp.maximum(x[:, 1::2, ::2], x[:, 1::2, 1::2])
   return jnp.maximum(top, bottom)
+
+
+@_pool2.defjvp
+def _pool2_tangent(primals, tangents):
+  # Transposes to one elementwise pass over x, without padding.
+  (x,), (tangent,) = primals, tangents
+  y = _pool2(x)
+  batch, rows, cols, features = y.shape
+  windows = (batch, rows, 2, cols, 2, features)
+  hit = x.reshape(windows) == y[:, :, None, :, None]
+  share = hit / hit.sum((2, 4), keepdims=True, dtype=x.dtype)
+  return y, (share * tangent.reshape(windows)).sum((2, 4))
 
 
 def _pads(x, kernel, strides, padding):
@@ -259,6 +279,57 @@ def _backward(strides, residuals, g):
 
 
 _valid_conv.defvjp(_forward, _backward)
+
+
+@jax.custom_vjp
+def _row_conv(x, kernel):
+  """`_valid_conv` at stride 1 with windows along the rows only.
+
+  All kernel rows are applied to every row of the image in one product, then
+  their outputs are added where they belong: with many channels that moves
+  less memory than patches do.
+  """
+  return _row_forward(x, kernel)[0]
+
+
+def _row_forward(x, kernel):
+  height, width, _, features = kernel.shape
+  patches = _patches(x, (1, width), (1, 1))
+  taps = jnp.matmul(
+    patches,
+    _by_rows(kernel),
+    preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
+  )
+  batch, rows, cols, _ = x.shape
+  shape = (batch, rows + height - 1, cols - width + 1, features)
+  y = _scattered(taps, shape, (height, 1), (1, 1))
+  return y[:, height - 1 : rows].astype(x.dtype), (x, patches, kernel)
+
+
+def _row_backward(residuals, g):
+  x, patches, kernel = residuals
+  height, width, inputs, features = kernel.shape
+  spare = (height - 1, height - 1)
+  g = jnp.pad(g, ((0, 0), spare, (0, 0), (0, 0)))
+  flat = _patches(g, (height, 1), (1, 1))
+  grad_kernel = (patches.T @ flat).reshape(width, inputs, height, features)
+  grad_patches = jnp.matmul(
+    flat,
+    _by_rows(kernel).T,
+    preferred_element_type=jnp.promote_types(g.dtype, jnp.float32),
+  )
+  grad_x = _scattered(grad_patches, x.shape, (1, width), (1, 1))
+  return grad_x.astype(x.dtype), grad_kernel[:, :, ::-1].transpose(2, 0, 1, 3)
+
+
+_row_conv.defvjp(_row_forward, _row_backward)
+
+
+def _by_rows(kernel):
+  """The kernel as a matrix, `[w C, h features]`, the last row first."""
+  height, width, inputs, features = kernel.shape
+  kernel = kernel[::-1].transpose(1, 2, 0, 3)
+  return kernel.reshape(width * inputs, height * features)
 
 
 def _size(size, window, stride):
