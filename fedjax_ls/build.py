@@ -127,7 +127,9 @@ def prepare(config: Config, stored: dict[str, Any] | None = None) -> Experiment:
 
 def numbers(config: Config) -> hyper.Hyper:
   """All numbers of a configuration, as arrays."""
-  settings = hyper.Hyper(config.client, config.server, config.algorithm)
+  settings = hyper.Hyper(
+    config.client, config.server, config.algorithm, config.loss
+  )
   return loop.numbers(settings)
 
 

@@ -215,6 +215,7 @@ class Config:
     model: which network.
     algorithm: the method's own dataclass, which also says which method.
     client: what a client does.
+    loss: what its loss has beside the model's own.
     server: what the server does.
     sampler: who takes part.
     clock: how fast the clients are, to simulate time.
@@ -232,6 +233,7 @@ class Config:
   model: Model = dataclasses.field(default_factory=Model)
   algorithm: Any = dataclasses.field(default_factory=FedAvg)
   client: hyper.Client = dataclasses.field(default_factory=hyper.Client)
+  loss: hyper.Loss = dataclasses.field(default_factory=hyper.Loss)
   server: hyper.Server = dataclasses.field(default_factory=hyper.Server)
   sampler: Sampler = dataclasses.field(default_factory=Sampler)
   clock: Clock = dataclasses.field(default_factory=Clock)

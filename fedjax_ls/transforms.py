@@ -34,6 +34,28 @@ def masked_update() -> optax.GradientTransformationExtraArgs:
   return optax.GradientTransformationExtraArgs(_no_state, update)
 
 
+def sharpness_aware(rho) -> optax.GradientTransformationExtraArgs:
+  """Takes the gradient at y + rho g / |g|, g the gradient at y (SAM).
+
+  Belongs first in a chain.  Where g = 0 the gradient is taken at y.
+
+  Args:
+    rho: distance, >= 0.
+
+  References:
+    Foret et al. Sharpness-aware minimization for efficiently improving
+    generalization. ICLR 2021.
+  """
+
+  def update(updates, state, params=None, *, grad_fn, **_):
+    square = optax.tree.norm(updates, squared=True)
+    norm = jnp.sqrt(jnp.where(square > 0, square, 1))
+    point = optax.tree.add_scale(params, rho / norm, updates)
+    return grad_fn(point), state
+
+  return optax.GradientTransformationExtraArgs(_no_state, update)
+
+
 def damped_trace(decay) -> optax.GradientTransformation:
   """m <- decay m + (1 - decay) g, the update is m."""
 

@@ -60,6 +60,8 @@ class Method(NamedTuple):
       the others come down to.
     needs_submodels: whether `Parts.submodels` must be given.
     ranges: of the settings' numbers, `{field: rule}`; see `fedjax_ls.rules`.
+    check: `(Config) -> None`, raises `ValueError` with one sentence where the
+      rest of a configuration makes no sense with the method.
   """
 
   name: str
@@ -70,3 +72,4 @@ class Method(NamedTuple):
   identity: Identity | None
   needs_submodels: bool = False
   ranges: dict[str, Rule] = {}  # noqa: RUF012
+  check: Callable[[Any], None] = lambda config: None
