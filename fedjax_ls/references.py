@@ -20,10 +20,22 @@ SERVER_OPTIMIZERS = {
   'yogi': _REDDI,
 }
 NORMS = {'fn': _ZHANG, 'ln': _ZHANG}
+SAM = (
+  'Foret, Kleiner, Mobahi, Neyshabur. Sharpness-aware minimization for '
+  'efficiently improving generalization. ICLR 2021.'
+)
+# Methods whose papers brought what any method can have.
+METHODS_OF = {
+  'proximal': 'fedprox',
+  'decorrelation': 'feddecorr',
+  'fedlc': 'fedlc',
+  'fedrs': 'fedrs',
+  'fedrs_graded': 'fedrs',
+}
 
 
 def references(config: Config) -> list[str]:
-  """What to cite for a run: its method, server optimizer and norm.
+  """What to cite for a run: its method and the parts in use, each once.
 
   >>> config = Config()
   >>> config.server.optimizer = 'yogi'
@@ -36,4 +48,8 @@ def references(config: Config) -> list[str]:
     (NORMS, config.model.norm),
   ):
     found += [table[name]] if name in table else []
-  return found
+  for part in (*config.loss.terms, config.loss.calibration):
+    if part in METHODS_OF:
+      found += algorithms.METHODS[METHODS_OF[part]].references
+  found += [SAM] if config.client.sam else []
+  return list(dict.fromkeys(found))
