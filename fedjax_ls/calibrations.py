@@ -39,11 +39,12 @@ def fedlc(tau: Number) -> Calibration:
   """
 
   def calibrate(hyper, labels: Array, logits: Array) -> Array:
+    labels = _beside(logits, labels)
     # A dead slot has no class at all and must not come to NaN.
     present = (labels > 0) | (jnp.sum(labels) == 0)
     count = jnp.maximum(labels, 1).astype(logits.dtype)
-    margin = _per_class(tau(hyper) * count**-0.25, logits)
-    return jnp.where(_per_class(present, logits), logits - margin, -jnp.inf)
+    margin = tau(hyper) * count**-0.25
+    return jnp.where(present, logits - margin, -jnp.inf)
 
   return calibrate
 
@@ -70,9 +71,10 @@ def fedrs(alpha: Number, *, graded: bool = False) -> Calibration:
   """
 
   def calibrate(hyper, labels: Array, logits: Array) -> Array:
+    labels = _beside(logits, labels)
     share = labels / jnp.maximum(jnp.max(labels), 1) if graded else labels > 0
     scale = (1 - alpha(hyper)) * share.astype(logits.dtype) + alpha(hyper)
-    return logits * _per_class(scale, logits)
+    return logits * scale
 
   return calibrate
 
@@ -91,16 +93,16 @@ def calibration(loss: Loss) -> Calibration:
   return CALIBRATIONS[loss.calibration]
 
 
-def _per_class(values: Array, logits: Array) -> Array:
-  """`values[Y]`, shaped to act on the last axis of `logits[..., Y]`.
+def _beside(logits: Array, labels: Array) -> Array:
+  """`labels[Y]`, shaped to act on the last axis of `logits[..., Y]`.
 
   Raises:
     ValueError: the targets are no class numbers, or of other classes.
   """
   require(
-    values.shape == logits.shape[-1:],
+    labels.shape == logits.shape[-1:],
     f'logits are calibrated by class but the model gives {logits.shape[-1]} '
-    f'logits and the data have {len(values)} classes; make them alike, or '
+    f'logits and the data have {len(labels)} classes; make them alike, or '
     'leave the calibration out',
   )
-  return values.reshape((1,) * (logits.ndim - 1) + values.shape)
+  return labels.reshape((1,) * (logits.ndim - 1) + labels.shape)

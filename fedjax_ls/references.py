@@ -20,10 +20,6 @@ SERVER_OPTIMIZERS = {
   'yogi': _REDDI,
 }
 NORMS = {'fn': _ZHANG, 'ln': _ZHANG}
-SAM = (
-  'Foret, Kleiner, Mobahi, Neyshabur. Sharpness-aware minimization for '
-  'efficiently improving generalization. ICLR 2021.'
-)
 # Methods whose papers brought what any method can have.
 METHODS_OF = {
   'proximal': 'fedprox',
@@ -31,6 +27,7 @@ METHODS_OF = {
   'fedlc': 'fedlc',
   'fedrs': 'fedrs',
   'fedrs_graded': 'fedrs',
+  'sam': 'fedsam',
 }
 
 
@@ -48,8 +45,9 @@ def references(config: Config) -> list[str]:
     (NORMS, config.model.norm),
   ):
     found += [table[name]] if name in table else []
-  for part in (*config.loss.terms, config.loss.calibration):
+  parts = [*config.loss.terms, config.loss.calibration]
+  parts += ['sam'] if config.client.sam else []
+  for part in parts:
     if part in METHODS_OF:
       found += algorithms.METHODS[METHODS_OF[part]].references
-  found += [SAM] if config.client.sam else []
   return list(dict.fromkeys(found))

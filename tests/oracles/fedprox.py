@@ -3,8 +3,8 @@
 from tests.oracles.base import Data, gradient, weights_of
 
 
-def oracle(p):
-  mu = float(p.hyper.method.mu)
+def pulled_by(mu):
+  """Gradients of clients that are held near x."""
 
   def pulled_to(x, i):
     def pulled(w, *batch):
@@ -13,4 +13,9 @@ def oracle(p):
 
     return pulled
 
+  return pulled_to
+
+
+def oracle(p):
+  pulled_to = pulled_by(float(p.hyper.method.mu))
   return Data(p).averaged(weights_of(p.state.server.params), pulled_to)
