@@ -46,7 +46,7 @@ def fedlc(settings: FedLC, parts: Parts) -> Algorithm:
 
   Differs from other implementations in: some give absent classes a finite
   margin or count the classes of all clients.  The softmax sums over the true
-  class, too, as theirs do.  There is no code of the authors.
+  class, too, as theirs do.
   """
   del settings
   client = local.local_sgd(
