@@ -38,7 +38,7 @@ AXES: dict[str, Options] = {
     **{name: {'loss.terms': (name,)} for name in fl.losses.TERMS},
     **{
       name: {'loss.calibration': name}
-      for name in fl.losses.CALIBRATIONS
+      for name in fl.calibrations.CALIBRATIONS
       if name != 'none'
     },
   },
