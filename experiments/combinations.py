@@ -16,7 +16,6 @@ from absl import app
 
 import fedjax_ls as fl
 from fedjax_ls import config as config_lib
-from fedjax_ls.calibrations import CALIBRATIONS
 from fedjax_ls.config import Config, ConfigError
 from fedjax_ls.validate import validate
 
@@ -39,7 +38,7 @@ AXES: dict[str, Options] = {
     **{name: {'loss.terms': (name,)} for name in fl.losses.TERMS},
     **{
       name: {'loss.calibration': name}
-      for name in CALIBRATIONS
+      for name in fl.calibrations.CALIBRATIONS
       if name != 'none'
     },
   },
