@@ -37,6 +37,8 @@ class Identity(NamedTuple):
     other_settings: that method's settings.
     client: fields of `hyper.client` that the case needs.
     server: fields of `hyper.server` that the case needs.
+    other_server: fields of `hyper.server` that the other method needs, too.
+    rounds: for how many rounds it holds.
   """
 
   settings: Any
@@ -44,6 +46,8 @@ class Identity(NamedTuple):
   other_settings: Any
   client: dict[str, Any] = {}  # noqa: RUF012
   server: dict[str, Any] = {}  # noqa: RUF012
+  other_server: dict[str, Any] = {}  # noqa: RUF012
+  rounds: int = 3
 
 
 class Method(NamedTuple):

@@ -78,7 +78,7 @@ class Data:
       rows = np.asarray(rows)[np.asarray(mask)]
       yield self.x[rows], self.y[rows]
 
-  def train(self, w, t, i, *, correction=(0.0, 0.0)):
+  def train(self, w, t, i, *, correction=(0.0, 0.0), gradient=gradient):
     """Momentum SGD with weight decay; returns the weights and the steps."""
     velocity, steps = [0.0, 0.0], 0
     for x, y in self.batches(t, i):
