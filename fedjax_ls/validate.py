@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-from fedjax_ls import algorithms, losses, rules
+from fedjax_ls import algorithms, calibrations, losses, rules
 from fedjax_ls import config as config_lib
 from fedjax_ls.config import Config, ConfigError
 from fedjax_ls.consistency import check_batches, require
@@ -29,8 +29,8 @@ NAMES: dict[str, Iterable[str]] = {
   'client.optimizer': ('sgd', 'momentum', 'adam'),
   'client.unit': ('steps', 'epochs'),
   'client.last_batch': ('masked', 'dropped'),
-  'loss.decorrelation_scale': ('paper', 'code'),
-  'loss.calibration': losses.CALIBRATIONS,
+  'loss.decorrelation_scale': losses.SCALES,
+  'loss.calibration': calibrations.CALIBRATIONS,
   'server.optimizer': (
     'sgd', 'momentum', 'damped_momentum', 'adagrad', 'adam', 'yogi',
   ),

@@ -66,7 +66,12 @@ def test_agrees_with_its_oracle(name):
 
 @pytest.mark.parametrize(
   ('name', 'change'),
-  [('scaffold', {'option': 'gradient'}), ('ifca', {'option': 'gradients'})],
+  [
+    ('scaffold', {'option': 'gradient'}),
+    ('ifca', {'option': 'gradients'}),
+    ('feddecorr', {'scale': 'code'}),
+    ('fedrs', {'graded': True}),
+  ],
 )
 def test_options_agree_with_their_oracle(name, change):
   settings = dataclasses.replace(algorithms.find(name).toy, **change)
@@ -83,7 +88,13 @@ def test_is_its_identity(name):
     pytest.skip('the others come down to it')
   server = identity.server
   ours, theirs = (
-    toy.problem(n, s, identity.client, at_server).with_cohorts(toy.EVERYONE)
+    toy.problem(
+      n,
+      s,
+      identity.client,
+      at_server,
+      every_class=identity.every_class,
+    ).with_cohorts(toy.EVERYONE)
     for n, s, at_server in (
       (name, identity.settings, server),
       (

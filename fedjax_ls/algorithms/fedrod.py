@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_ls import local, rules, server
-from fedjax_ls.algorithms.base import Identity, Method, Parts
+from fedjax_ls.algorithms.base import Identity, Method, Parts, has_calibration
 from fedjax_ls.algorithms.fedavg import FedAvg
 from fedjax_ls.hyper import Hyper, traced
 from fedjax_ls.local import End, Start
@@ -162,18 +162,6 @@ def _linear_classifier(model: Model) -> None:
     )
 
 
-def _check(config) -> None:
-  for name, value, needed in (
-    ('loss.calibration', config.loss.calibration, 'none'),
-    ('model.loss', config.model.loss, 'cross_entropy'),
-  ):
-    if value != needed:
-      raise ValueError(
-        f'{name} = {value!r} does not fit method fedrod, whose generic head '
-        f'has a balanced softmax; use {needed}'
-      )
-
-
 METHOD = Method(
   name='fedrod',
   settings=FedROD,
@@ -186,5 +174,5 @@ METHOD = Method(
   # The personal heads never reach the generic model.
   identity=Identity(FedROD(gamma=0.0), 'fedavg', FedAvg()),
   ranges={'gamma': rules.NOT_NEGATIVE},
-  check=_check,
+  check=has_calibration,
 )
