@@ -39,6 +39,8 @@ class Identity(NamedTuple):
     other_settings: that method's settings.
     client: fields of `hyper.client` that the case needs.
     server: fields of `hyper.server` that the case needs.
+    other_server: fields of `hyper.server` that the other method needs, too.
+    rounds: for how many rounds it holds.
     every_class: whether every client must have examples of every class.
   """
 
@@ -47,6 +49,8 @@ class Identity(NamedTuple):
   other_settings: Any
   client: dict[str, Any] = {}  # noqa: RUF012
   server: dict[str, Any] = {}  # noqa: RUF012
+  other_server: dict[str, Any] = {}  # noqa: RUF012
+  rounds: int = 3
   every_class: bool = False
 
 
