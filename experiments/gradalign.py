@@ -37,10 +37,6 @@ MULTIPLES = {
 SEEDS = (0, 1, 2, 3, 4)
 CONFIG = pathlib.Path(__file__).parent.parent / 'configs/gradalign_digits.py'
 
-_OUT = flags.DEFINE_string(
-  'out', 'runs/gradalign', 'Folder for README.md and gradalign.png.'
-)
-
 
 def configuration(
   method: str, multiple: float, rate: float, seed: int
@@ -157,7 +153,7 @@ def main(argv: Sequence[str]) -> None:
   use_compilation_cache()
   begin = time.perf_counter()
   made = study()
-  folder = pathlib.Path(_OUT.value)
+  folder = pathlib.Path(flags.FLAGS.out)
   folder.mkdir(parents=True, exist_ok=True)
   table = gradalign_report.table(made)
   (folder / 'table.md').write_text(table)
@@ -174,4 +170,7 @@ def _stack(trees: list[Any]) -> Any:
 
 
 if __name__ == '__main__':
+  flags.DEFINE_string(
+    'out', 'runs/gradalign', 'Folder for table.md and gradalign.png.'
+  )
   app.run(main)

@@ -9,7 +9,6 @@ differs from the others', and drawn at its last diagnosed round, or `--round`.
 """
 
 import pathlib
-import sys
 from collections.abc import Sequence
 
 from absl import app, flags
@@ -20,19 +19,16 @@ from fedjax_ls import diagnostic_plots
 from fedjax_ls.config import Config, ConfigError
 from fedjax_ls.writers import Folder
 
-_WORKDIRS = flags.DEFINE_list('workdirs', [], 'Folders of runs.')
-_OUT = flags.DEFINE_string('out', '', 'The PNG file.')
-_ROUND = flags.DEFINE_integer('round', 0, 'Round to draw, 0 for the last.')
-
 
 def main(argv: Sequence[str]) -> None:
   """Draws the picture, or says in one sentence what is missing."""
   commandline.refuse_arguments(argv)
+  given = flags.FLAGS
   try:
-    draw(_WORKDIRS.value, _OUT.value, _ROUND.value)
+    draw(given.workdirs, given.out, given.round)
   except ConfigError as error:
     commandline.fail(error, 2)
-  print(_OUT.value)
+  print(given.out)
 
 
 def draw(workdirs: Sequence[str], out: str, at: int = 0) -> None:
@@ -98,4 +94,7 @@ def _found(path: str, at: int) -> diagnostic_plots.Found:
 
 
 if __name__ == '__main__':
-  app.run(main, argv=sys.argv)
+  flags.DEFINE_list('workdirs', [], 'Folders of runs.')
+  flags.DEFINE_string('out', '', 'The PNG file.')
+  flags.DEFINE_integer('round', 0, 'Round to draw, 0 for the last.')
+  app.run(main)

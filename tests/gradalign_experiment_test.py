@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from experiments import gradalign, gradalign_report
-from fedjax_ls import build
+from fedjax_ls import build, samples
 from fedjax_ls.validate import validate
 
 
 @pytest.mark.parametrize('method', gradalign.MULTIPLES)
 def test_all_take_as_many_updates(method):
   config = validate(gradalign.configuration(method, 0.5, 0.1, 3))
-  sizes = [len(rows) for rows in build.read(config).partition.train]
+  sizes = [len(rows) for rows in samples.read(config).partition.train]
   assert sum(sizes) == 287
   client = config.client
   steps = client.amount
