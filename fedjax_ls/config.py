@@ -203,6 +203,20 @@ class Writers:
 
 
 @dataclasses.dataclass
+class Diagnostics:
+  """How often and how closely a run looks at its clients' models.
+
+  Attributes:
+    every: rounds between, a multiple of `eval_every`; 0 for never.
+    clients: number of clients looked at, evenly spaced among all; each takes
+      twice the memory of the model.
+  """
+
+  every: int = 0
+  clients: int = 10
+
+
+@dataclasses.dataclass
 class Config:
   """A whole run.
 
@@ -223,6 +237,7 @@ class Config:
     clock: how fast the clients are, to simulate time.
     execution: how it is computed.
     writers: what is written.
+    diagnostics: how its clients' models are looked at.
   """
 
   seed: int = 0
@@ -241,6 +256,7 @@ class Config:
   clock: Clock = dataclasses.field(default_factory=Clock)
   execution: Execution = dataclasses.field(default_factory=Execution)
   writers: Writers = dataclasses.field(default_factory=Writers)
+  diagnostics: Diagnostics = dataclasses.field(default_factory=Diagnostics)
 
 
 def method_name(config: Config) -> str:
@@ -341,7 +357,8 @@ def from_dict(tree: dict[str, Any]) -> Config:
 def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
   """Fields in which two runs differ, with both values.
 
-  `rounds`, `execution.*` and `writers.*` do not make another run.
+  `rounds`, `execution.*`, `writers.*` and `diagnostics.*` do not make another
+  run.
 
   >>> differences(Config(), Config(seed=1, rounds=7))
   {'seed': (0, 1)}
@@ -351,7 +368,7 @@ def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
     name: (ours.get(name), theirs.get(name))
     for name in {**ours, **theirs}
     if name != 'rounds'
-    and name.split('.')[0] not in ('execution', 'writers')
+    and name.split('.')[0] not in ('execution', 'writers', 'diagnostics')
     and ours.get(name) != theirs.get(name)
   }
 

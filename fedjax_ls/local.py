@@ -12,7 +12,7 @@ from fedjax_ls.calibrations import Calibration
 from fedjax_ls.hyper import Client, Hyper, learning_rate
 from fedjax_ls.losses import Term, View, model_loss
 from fedjax_ls.models.base import Model, Width
-from fedjax_ls.types import Ctx, Upload, Weighted
+from fedjax_ls.types import Ctx, Trained, Upload, Weighted
 
 Array = jax.Array
 Tree = Any
@@ -135,7 +135,10 @@ def local_sgd(
     params, stats, _, loss, examples, _ = _loop(steps, step, carry, unroll)
     loss = loss / jnp.maximum(examples, 1)
     steps = jnp.asarray(steps, examples.dtype)
-    return finish(hyper, ctx, begin, End(params, stats, steps, loss, examples))
+    end = End(params, stats, steps, loss, examples)
+    upload = finish(hyper, ctx, begin, end)
+    before, after = (anchor, begin.stats), (params, stats)
+    return upload._replace(trained=Trained(before, after, begin.width))
 
   return client
 

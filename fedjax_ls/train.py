@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedjax_ls import build, loop, padding
+from fedjax_ls import build, diagnostic_plots, loop, padding
 from fedjax_ls import config as config_lib
 from fedjax_ls.build import Experiment
 from fedjax_ls.checkpoint import Checkpoints, Unreadable, newest
@@ -28,10 +28,10 @@ def train(config: Config, workdir: str | os.PathLike) -> dict[str, Any]:
   """Runs a configuration in a folder, or goes on with what is there.
 
   Writes `config.json`, `partition.npz`, `metrics.jsonl`, `timing.jsonl`,
-  `summary.json`, `checkpoints/` and `plots/`.  Called again, it continues
-  from the newest checkpoint and leaves the same bytes in `metrics.jsonl` and
-  the same parameters as a run that was never stopped; a finished run is left
-  alone, unless `rounds` has grown.
+  `summary.json`, `checkpoints/`, `plots/` and, if asked, `diagnostics/`.
+  Called again, it continues from the newest checkpoint and leaves the same
+  bytes in `metrics.jsonl` and the same parameters as a run that was never
+  stopped; a finished run is left alone, unless `rounds` has grown.
 
   Args:
     config: the configuration.
@@ -268,6 +268,9 @@ def _advance(
   """Runs to the last round; results are on disk before their checkpoint."""
   every = config.writers.checkpoint_every or config.eval_every
   num_bytes = (folder.path / 'metrics.jsonl').stat().st_size
+  looking = config.diagnostics.every
+  if looking:
+    diagnosed = loop.diagnosis(job, state, config.diagnostics.clients)
   stops = loop.run(
     job,
     programs,
@@ -283,6 +286,8 @@ def _advance(
         size = folder.add_metrics({'round': stop.round, **stop.metrics})
         # A longer run is not evaluated here and goes on without this line.
         num_bytes = size if stop.on_schedule else num_bytes
+      if looking and stop.round % looking == 0:
+        folder.write_diagnostics(stop.round, diagnosed(stop.state))
       if stop.round % every == 0 or stop.round == config.rounds:
         tail = folder.metrics_after(num_bytes)
         record = {'metrics_bytes': num_bytes, 'metrics_tail': tail}
@@ -302,6 +307,7 @@ def _conclude(config: Config, folder: Folder) -> dict[str, Any]:
       if 'simulated_seconds' in lines[-1]:
         over = 'simulated_seconds'
         learning_curve(lines, plots / f'{over}.png', over)
+      diagnostic_plots.draw(folder.diagnostics(), plots)
     folder.write('summary.json', result)
   for name, line in result.items():
     print(f'{name}: round {line["round"]}  {told(line)}')

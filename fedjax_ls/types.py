@@ -57,6 +57,20 @@ class Weighted(NamedTuple):
   weight: Tree
 
 
+class Trained(NamedTuple):
+  """A client's model before and after local training, for diagnostics.
+
+  Attributes:
+    before: `(params, stats)` of the model that the client received.
+    after: `(params, stats)` after its last step.
+    width: share of the channels in use, None for all.
+  """
+
+  before: tuple[Tree, Tree]
+  after: tuple[Tree, Tree]
+  width: Any
+
+
 class Upload(NamedTuple):
   """All that one client gives back.
 
@@ -66,6 +80,8 @@ class Upload(NamedTuple):
     state: the client's new state, None to leave it.
     carry: for this client's next phase, None to leave it.
     metrics: named `Weighted` scalars, averaged until the next evaluation.
+    trained: what local training made, None if there was none; a round does
+      not read it.
   """
 
   summed: dict[str, Weighted] = {}  # noqa: RUF012
@@ -73,6 +89,7 @@ class Upload(NamedTuple):
   state: Tree = None
   carry: Tree = None
   metrics: dict[str, Weighted] = {}  # noqa: RUF012
+  trained: Trained | None = None
 
 
 class Reduced(NamedTuple):

@@ -125,6 +125,8 @@ RANGES: dict[str, rules.Rule] = {
   'execution.unroll': rules.COUNT,
   'writers.checkpoint_every': rules.NOT_NEGATIVE,
   'writers.keep': rules.COUNT,
+  'diagnostics.every': rules.NOT_NEGATIVE,
+  'diagnostics.clients': rules.COUNT,
 }
 
 
@@ -265,6 +267,7 @@ def _check_together(config: Config) -> None:
     f'partition.num_clients = {config.partition.num_clients}; lower it',
   )
   _check_samples(config)
+  _check_diagnostics(config)
   method = algorithms.METHODS[config_lib.method_name(config)]
   if method.needs_submodels:
     rates = getattr(config.algorithm, 'rates', ())
@@ -297,6 +300,21 @@ def _check_clock(config: Config, tiers: int) -> None:
       f'clock.{name} = {value!r} has {len(value)} speeds for {tiers} tiers; '
       f'give {tiers}, or one for all',
     )
+
+
+def _check_diagnostics(config: Config) -> None:
+  """A run stops where it is to be looked at, with its data on the device."""
+  every = config.diagnostics.every
+  require(
+    every % config.eval_every == 0,
+    f'diagnostics.every = {every} is no multiple of eval_every = '
+    f'{config.eval_every}; choose one, or 0 for never',
+  )
+  require(
+    every == 0 or config.execution.data == 'device',
+    f'diagnostics.every = {every} does not fit execution.data = host; use '
+    'execution.data = device or diagnostics.every = 0',
+  )
 
 
 def _check_samples(config: Config) -> None:

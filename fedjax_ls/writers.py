@@ -85,6 +85,24 @@ class Folder:
       _flush(file)
     new.replace(self.path / name)
 
+  def write_diagnostics(self, now: int, arrays: dict[str, np.ndarray]) -> None:
+    """Writes `diagnostics/round_XXXXXX.npz`, whole or not at all."""
+    place = self.path / 'diagnostics'
+    place.mkdir(exist_ok=True)
+    new = place / '.new.npz'
+    with open(new, 'wb') as file:
+      np.savez(file, **arrays)  # type: ignore[arg-type]
+      _flush(file)
+    new.replace(place / f'round_{now:06d}.npz')
+
+  def diagnostics(self) -> dict[int, dict[str, np.ndarray]]:
+    """What was diagnosed, `{round: {name: array}}`, in order."""
+    found = {}
+    for file in sorted((self.path / 'diagnostics').glob('round_*.npz')):
+      with np.load(file) as arrays:
+        found[int(file.stem.removeprefix('round_'))] = dict(arrays)
+    return found
+
   def cut_metrics(self, num_bytes: int, tail: str = '') -> None:
     """Makes the results those of a checkpoint.
 

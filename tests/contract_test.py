@@ -71,6 +71,7 @@ def test_agrees_with_its_oracle(name):
     ('ifca', {'option': 'gradients'}),
     ('feddecorr', {'scale': 'code'}),
     ('fedrs', {'graded': True}),
+    ('fedga', {'displace': 'gradient'}),
   ],
 )
 def test_options_agree_with_their_oracle(name, change):
