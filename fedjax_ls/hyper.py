@@ -130,6 +130,25 @@ class Loss:
   alpha: float = 0.5
 
 
+@traced
+@dataclasses.dataclass
+class Sampler:
+  """Who takes part in a round; each sampler reads some of the fields.
+
+  Attributes:
+    name: of `fedjax_ls.samplers.SAMPLERS`.
+    cohort_size: clients a round, of all but `everyone`.
+    candidates: clients among which `pow_d`, `cpow_d` and `rpow_d` choose, 0
+      for all.
+    size_exponent: e where clients are ranked by their loss times n_k^e.
+  """
+
+  name: str = 'everyone'
+  cohort_size: int = 10
+  candidates: int = 0
+  size_exponent: float = 0.0
+
+
 class Hyper(NamedTuple):
   """All settings a round reads; `method` is the method's own dataclass."""
 
@@ -137,6 +156,7 @@ class Hyper(NamedTuple):
   server: Server
   method: Any
   loss: Loss = Loss()
+  sampler: Sampler = Sampler()
 
 
 def learning_rate(client: Client, round: jax.Array) -> jax.Array:

@@ -1,6 +1,6 @@
 """The papers of what a run is made of."""
 
-from fedjax_ls import algorithms
+from fedjax_ls import algorithms, samplers
 from fedjax_ls.config import Config, method_name
 
 _REDDI = 'Reddi et al. Adaptive federated optimization. ICLR 2021.'
@@ -23,7 +23,7 @@ NORMS = {'fn': _ZHANG, 'ln': _ZHANG}
 
 
 def references(config: Config) -> list[str]:
-  """What to cite for a run: its method, server optimizer and norm.
+  """What to cite for a run: its method, sampler, server optimizer, norm.
 
   >>> config = Config()
   >>> config.server.optimizer = 'yogi'
@@ -31,6 +31,8 @@ def references(config: Config) -> list[str]:
   ['Reddi et al. Adaptive federated optimization. ICLR 2021.']
   """
   found = list(algorithms.METHODS[method_name(config)].references)
+  sampler = samplers.SAMPLERS[config.sampler.name].reference
+  found += [sampler] if sampler else []
   for table, name in (
     (SERVER_OPTIMIZERS, config.server.optimizer),
     (NORMS, config.model.norm),

@@ -1,0 +1,71 @@
+"""Who takes part in a round."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from fedjax_ls import hyper
+from fedjax_ls.models.base import Model
+from fedjax_ls.samplers.plain import everyone, proportional, uniform
+from fedjax_ls.samplers.power import cpow_d, pow_d, rpow_d
+from fedjax_ls.types import Sampler
+
+__all__ = [
+  'SAMPLERS',
+  'Kind',
+  'cpow_d',
+  'everyone',
+  'make',
+  'pow_d',
+  'proportional',
+  'rpow_d',
+  'uniform',
+]
+
+
+class Kind(NamedTuple):
+  """A sampler that a configuration can name.
+
+  Attributes:
+    build: `(settings, model) -> Sampler`; reads structure only, never a
+      number: those come with `hyper.sampler`.
+    reads: the fields of the settings that it or its sampler reads.
+    reference: the paper, empty for none.
+  """
+
+  build: Callable[[hyper.Sampler, Model], Sampler]
+  reads: tuple[str, ...] = ()
+  reference: str = ''
+
+
+_CHO = (
+  'Cho, Wang, Joshi. Towards understanding biased client selection in '
+  'federated learning. AISTATS 2022.'
+)
+_POWER = ('cohort_size', 'candidates', 'size_exponent')
+
+SAMPLERS = {
+  'everyone': Kind(lambda s, model: everyone()),
+  'uniform': Kind(lambda s, model: uniform(s.cohort_size), ('cohort_size',)),
+  'proportional': Kind(
+    lambda s, model: proportional(s.cohort_size), ('cohort_size',)
+  ),
+  'pow_d': Kind(
+    lambda s, model: pow_d(s.cohort_size, s.candidates, model), _POWER, _CHO
+  ),
+  'cpow_d': Kind(
+    lambda s, model: cpow_d(s.cohort_size, s.candidates, model), _POWER, _CHO
+  ),
+  'rpow_d': Kind(
+    lambda s, model: rpow_d(s.cohort_size, s.candidates), _POWER, _CHO
+  ),
+}
+
+
+def make(settings: hyper.Sampler, model: Model) -> Sampler:
+  """The sampler that `settings` name.
+
+  Args:
+    settings: structure is read here, numbers come with `hyper.sampler`.
+    model: the network, for samplers that ask for losses or gradients.
+  """
+  return SAMPLERS[settings.name].build(settings, model)
