@@ -66,7 +66,12 @@ def test_agrees_with_its_oracle(name):
 
 @pytest.mark.parametrize(
   ('name', 'change'),
-  [('scaffold', {'option': 'gradient'}), ('ifca', {'option': 'gradients'})],
+  [
+    ('scaffold', {'option': 'gradient'}),
+    ('ifca', {'option': 'gradients'}),
+    ('qffl', {'option': 'gradient', 'lipschitz': 0.0}),
+    ('qffl', {'option': 'batch', 'q': 2.0}),
+  ],
 )
 def test_options_agree_with_their_oracle(name, change):
   settings = dataclasses.replace(algorithms.find(name).toy, **change)
