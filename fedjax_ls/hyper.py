@@ -141,12 +141,18 @@ class Sampler:
     candidates: clients among which `pow_d`, `cpow_d` and `rpow_d` choose, 0
       for all.
     size_exponent: e where clients are ranked by their loss times n_k^e.
+    dropout: probability that a chosen client drops out, in [0, 1].
+    availability: an `.npz` with `available[T, C]`, who is there in each round,
+      over and over, or `dropout[C]` in place of `dropout`, or both; empty for
+      everyone.
   """
 
   name: str = 'everyone'
   cohort_size: int = 10
   candidates: int = 0
   size_exponent: float = 0.0
+  dropout: float = 0.0
+  availability: str = ''
 
 
 class Hyper(NamedTuple):

@@ -113,6 +113,7 @@ RANGES: dict[str, rules.Rule] = {
   'server.v0': rules.NOT_NEGATIVE,
   'sampler.cohort_size': rules.COUNT,
   'sampler.candidates': rules.NOT_NEGATIVE,
+  'sampler.dropout': (lambda v: 0 <= v <= 1, 'choose it in [0, 1]'),
   'clock.macs_per_second': rules.SPEEDS,
   'clock.down': rules.SPEEDS,
   'clock.up': rules.SPEEDS,
@@ -283,8 +284,7 @@ def _check_sampler(sampler: config_lib.Sampler) -> None:
   reads = samplers.SAMPLERS[sampler.name].reads
   for name, (_, value) in config_lib.leaves(sampler).items():
     require(
-      name == 'name'
-      or name in reads
+      name in (*reads, 'name', 'dropout', 'availability')
       or value == getattr(config_lib.Sampler(), name),
       f'sampler.{name} = {value!r} is not read by sampler.name = '
       f'{sampler.name!r}; leave it out or choose another sampler',

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from fedjax_ls import hyper
 from fedjax_ls.models.base import Model
+from fedjax_ls.samplers import availability
+from fedjax_ls.samplers.availability import dropping_out, when_available
 from fedjax_ls.samplers.plain import everyone, proportional, uniform
 from fedjax_ls.samplers.power import cpow_d, pow_d, rpow_d
 from fedjax_ls.types import Sampler
@@ -13,12 +15,14 @@ __all__ = [
   'SAMPLERS',
   'Kind',
   'cpow_d',
+  'dropping_out',
   'everyone',
   'make',
   'pow_d',
   'proportional',
   'rpow_d',
   'uniform',
+  'when_available',
 ]
 
 
@@ -28,7 +32,8 @@ class Kind(NamedTuple):
   Attributes:
     build: `(settings, model) -> Sampler`; reads structure only, never a
       number: those come with `hyper.sampler`.
-    reads: the fields of the settings that it or its sampler reads.
+    reads: the fields of the settings that it or its sampler reads, beside
+      `dropout` and `availability`, which are for all.
     reference: the paper, empty for none.
   """
 
@@ -67,5 +72,14 @@ def make(settings: hyper.Sampler, model: Model) -> Sampler:
   Args:
     settings: structure is read here, numbers come with `hyper.sampler`.
     model: the network, for samplers that ask for losses or gradients.
+
+  Raises:
+    ValueError: the file `availability` is not as it should be.
   """
-  return SAMPLERS[settings.name].build(settings, model)
+  who = SAMPLERS[settings.name].build(settings, model)
+  trace, dropout = None, None
+  if settings.availability:
+    trace, dropout = availability.read(settings.availability)
+  if trace is not None:
+    who = when_available(who, trace)
+  return dropping_out(who, dropout)
