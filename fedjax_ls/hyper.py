@@ -141,6 +141,13 @@ class Sampler:
     candidates: clients among which `pow_d`, `cpow_d` and `rpow_d` choose, 0
       for all.
     size_exponent: e where clients are ranked by their loss times n_k^e.
+    gradients: what `divfl` compares, `full` gradients, those of the `head` or
+      a random `sketch`.
+    sketch_size: numbers in such a sketch.
+    refresh: whose gradients `divfl` renews, those of the `cohort`, or of
+      `everyone` in each round.
+    subset: clients among which a step of `divfl`'s greedy search chooses, at
+      random; 0 for all.
     dropout: probability that a chosen client drops out, in [0, 1].
     availability: an `.npz` with `available[T, C]`, who is there in each round,
       over and over, or `dropout[C]` in place of `dropout`, or both; empty for
@@ -151,6 +158,10 @@ class Sampler:
   cohort_size: int = 10
   candidates: int = 0
   size_exponent: float = 0.0
+  gradients: str = 'full'
+  sketch_size: int = 64
+  refresh: str = 'cohort'
+  subset: int = 0
   dropout: float = 0.0
   availability: str = ''
 

@@ -7,6 +7,7 @@ from fedjax_ls import hyper
 from fedjax_ls.models.base import Model
 from fedjax_ls.samplers import availability
 from fedjax_ls.samplers.availability import dropping_out, when_available
+from fedjax_ls.samplers.facility import divfl
 from fedjax_ls.samplers.plain import everyone, proportional, uniform
 from fedjax_ls.samplers.power import cpow_d, pow_d, rpow_d
 from fedjax_ls.types import Sampler
@@ -15,6 +16,7 @@ __all__ = [
   'SAMPLERS',
   'Kind',
   'cpow_d',
+  'divfl',
   'dropping_out',
   'everyone',
   'make',
@@ -62,6 +64,19 @@ SAMPLERS = {
   ),
   'rpow_d': Kind(
     lambda s, model: rpow_d(s.cohort_size, s.candidates), _POWER, _CHO
+  ),
+  'divfl': Kind(
+    lambda s, model: divfl(
+      s.cohort_size,
+      model,
+      gradients=s.gradients,
+      sketch_size=s.sketch_size,
+      refresh=s.refresh,
+      subset=s.subset,
+    ),
+    ('cohort_size', 'gradients', 'sketch_size', 'refresh', 'subset'),
+    'Balakrishnan, Li, Zhou, Himayat, Smith, Bilmes. Diverse client selection '
+    'for federated learning via submodular maximization. ICLR 2022.',
   ),
 }
 
