@@ -148,6 +148,14 @@ class Sampler:
       `everyone` in each round.
     subset: clients among which a step of `divfl`'s greedy search chooses, at
       random; 0 for all.
+    exploration: share of clients new to `oort` in its first round, in [0, 1].
+    exploration_decay: factor of it from round to round, in (0, 1].
+    exploration_floor: least share of new clients, in [0, 1].
+    cutoff: how near to the last score in rank `oort` still chooses, in [0, 1].
+    straggler_penalty: power with which slow clients lose score, >= 0.
+    pacer_start: percentile of the clients' times that is not slow, in [0, 100].
+    pacer_step: by how much it may rise, >= 0.
+    pacer_window: rounds after which it may.
     dropout: probability that a chosen client drops out, in [0, 1].
     availability: an `.npz` with `available[T, C]`, who is there in each round,
       over and over, or `dropout[C]` in place of `dropout`, or both; empty for
@@ -162,6 +170,14 @@ class Sampler:
   sketch_size: int = 64
   refresh: str = 'cohort'
   subset: int = 0
+  exploration: float = 0.9
+  exploration_decay: float = 0.95
+  exploration_floor: float = 0.2
+  cutoff: float = 0.7
+  straggler_penalty: float = 2.0
+  pacer_start: float = 10.0
+  pacer_step: float = 5.0
+  pacer_window: int = 20
   dropout: float = 0.0
   availability: str = ''
 

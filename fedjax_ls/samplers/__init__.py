@@ -8,6 +8,7 @@ from fedjax_ls.models.base import Model
 from fedjax_ls.samplers import availability
 from fedjax_ls.samplers.availability import dropping_out, when_available
 from fedjax_ls.samplers.facility import divfl
+from fedjax_ls.samplers.guided import oort
 from fedjax_ls.samplers.plain import everyone, proportional, uniform
 from fedjax_ls.samplers.power import cpow_d, pow_d, rpow_d
 from fedjax_ls.types import Sampler
@@ -20,6 +21,7 @@ __all__ = [
   'dropping_out',
   'everyone',
   'make',
+  'oort',
   'pow_d',
   'proportional',
   'rpow_d',
@@ -77,6 +79,22 @@ SAMPLERS = {
     ('cohort_size', 'gradients', 'sketch_size', 'refresh', 'subset'),
     'Balakrishnan, Li, Zhou, Himayat, Smith, Bilmes. Diverse client selection '
     'for federated learning via submodular maximization. ICLR 2022.',
+  ),
+  'oort': Kind(
+    lambda s, model: oort(s.cohort_size, model, pacer_window=s.pacer_window),
+    (
+      'cohort_size',
+      'exploration',
+      'exploration_decay',
+      'exploration_floor',
+      'cutoff',
+      'straggler_penalty',
+      'pacer_start',
+      'pacer_step',
+      'pacer_window',
+    ),
+    'Lai, Zhu, Madhyastha, Chowdhury. Oort: efficient federated learning via '
+    'guided participant selection. OSDI 2021.',
   ),
 }
 
