@@ -71,6 +71,8 @@ def test_agrees_with_its_oracle(name):
     ('ifca', {'option': 'gradients'}),
     ('qffl', {'option': 'gradient', 'lipschitz': 0.0}),
     ('qffl', {'option': 'batch', 'q': 2.0}),
+    ('feddecorr', {'scale': 'code'}),
+    ('fedrs', {'graded': True}),
   ],
 )
 def test_options_agree_with_their_oracle(name, change):
@@ -86,17 +88,27 @@ def test_is_its_identity(name):
   identity = algorithms.find(name).identity
   if identity is None:
     pytest.skip('the others come down to it')
+  server = identity.server
   ours, theirs = (
-    toy.problem(n, s, identity.client, identity.server).with_cohorts(
-      toy.EVERYONE
-    )
-    for n, s in (
-      (name, identity.settings),
-      (identity.other, identity.other_settings),
+    toy.problem(
+      n,
+      s,
+      identity.client,
+      at_server,
+      every_class=identity.every_class,
+    ).with_cohorts(toy.EVERYONE)
+    for n, s, at_server in (
+      (name, identity.settings, server),
+      (
+        identity.other,
+        identity.other_settings,
+        server | identity.other_server,
+      ),
     )
   )
-  got = oracles.weights_of(toy.run(ours).server.params)
-  expected = oracles.weights_of(toy.run(theirs).server.params)
+  rounds = identity.rounds
+  got = oracles.weights_of(toy.run(ours, rounds).server.params)
+  expected = oracles.weights_of(toy.run(theirs, rounds).server.params)
   for a, b in zip(got, expected, strict=True):
     np.testing.assert_allclose(a.reshape(b.shape), b, rtol=TIGHT, atol=TIGHT)
 
