@@ -54,7 +54,10 @@ AXES: dict[str, Options] = {
   },
   'sampler': {
     'everyone': {},
-    'uniform': {'sampler.name': 'uniform', 'sampler.cohort_size': 3},
+    **{
+      name: {'sampler.name': name, 'sampler.cohort_size': 3}
+      for name in ('uniform', 'pow_d', 'divfl', 'oort')
+    },
   },
   'method': {
     'fedavg': {},

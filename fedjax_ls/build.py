@@ -26,7 +26,7 @@ from fedjax_ls.data import Partition
 from fedjax_ls.networks import Networks, networks
 from fedjax_ls.placement import place
 from fedjax_ls.samples import Samples, read
-from fedjax_ls.types import Execution, Sampler, State
+from fedjax_ls.types import Execution, State
 from fedjax_ls.validate import check_data
 
 # Share of a device's free memory that a block of rounds may take.
@@ -103,6 +103,12 @@ def prepare(config: Config, stored: dict[str, Any] | None = None) -> Experiment:
         f'execution.data = host does not fit method {method.name}, which '
         'judges clients by their training data; use execution.data = device'
       )
+    if algorithm.sampler.asks:
+      raise ConfigError(
+        f'execution.data = host does not fit sampler.name = '
+        f'{config.sampler.name!r}, which asks clients about examples that are '
+        'not on the device; use execution.data = device or another sampler'
+      )
     host = hosted.on_host(federation)
     federation = hosted.outline(host)
   with loop.memory_named(None):
@@ -128,7 +134,11 @@ def prepare(config: Config, stored: dict[str, Any] | None = None) -> Experiment:
 def numbers(config: Config) -> hyper.Hyper:
   """All numbers of a configuration, as arrays."""
   settings = hyper.Hyper(
-    config.client, config.server, config.algorithm, config.loss
+    config.client,
+    config.server,
+    config.algorithm,
+    config.loss,
+    config.sampler,
   )
   return loop.numbers(settings)
 
@@ -163,13 +173,6 @@ def compiled(experiment: Experiment) -> tuple[Experiment, loop.Programs]:
   return make(largest_chunk(most, needed, MEMORY_SHARE * _free_bytes()))
 
 
-def sampler(settings: config_lib.Sampler) -> Sampler:
-  """The sampler that `settings` name."""
-  if settings.name == 'everyone':
-    return samplers.everyone()
-  return samplers.uniform(settings.cohort_size)
-
-
 def largest_chunk(
   per_device: int, needed: Callable[[int], float], budget: float
 ) -> int:
@@ -195,7 +198,7 @@ def largest_chunk(
 
 def _algorithm(config: Config, nets: Networks) -> round_lib.Algorithm:
   method = algorithms.METHODS[config_lib.method_name(config)]
-  who = sampler(config.sampler)
+  who = samplers.make(config.sampler, nets.model)
   unroll = config.execution.unroll
   parts = algorithms.Parts(nets.model, who, unroll, nets.submodels)
   return method.build(config.algorithm, parts)

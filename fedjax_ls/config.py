@@ -1,7 +1,7 @@
 """The configuration of a run: typed, checked, written down, compared.
 
 The dataclasses are plain and mutable, so that a command line can set their
-fields; the clients' and the server's settings are those of
+fields; the settings of clients, server, loss and sampler are those of
 `fedjax_ls.hyper`, the method's are its own dataclass.
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 from fedjax_ls import algorithms, hyper
 from fedjax_ls.algorithms.fedavg import FedAvg
 from fedjax_ls.clock import Clock
+from fedjax_ls.hyper import Sampler
 
 
 class ConfigError(ValueError):
@@ -145,19 +146,6 @@ class Model:
   dtype: str = 'float32'
   loss: str = 'cross_entropy'
   seed: int = -1
-
-
-@dataclasses.dataclass
-class Sampler:
-  """Who takes part in a round.
-
-  Attributes:
-    name: `everyone` or `uniform`.
-    cohort_size: clients a round under `uniform`.
-  """
-
-  name: str = 'everyone'
-  cohort_size: int = 10
 
 
 @dataclasses.dataclass

@@ -226,6 +226,14 @@ def full_loss(
   return total / jnp.maximum(ctx.size, 1)
 
 
+def one_batch(client: Client, ctx: Ctx) -> Ctx:
+  """The client as if a random batch were all of its examples."""
+  chosen = reshuffled(client, ctx.key, ctx.size, 0)
+  rows, _ = batch(client, ctx.rows, ctx.size, chosen, 0)
+  size = jnp.minimum(ctx.size, client.batch_size)
+  return ctx._replace(rows=rows, size=size)
+
+
 def optimizer(hyper: Hyper, ctx: Ctx) -> optax.GradientTransformation:
   """The client optimizer of a round, from `hyper.client`.
 

@@ -349,6 +349,20 @@ def diagnosis(
   return looked
 
 
+def client_values(job: Job, state: State) -> dict[str, np.ndarray]:
+  """Test loss and metrics of each client, `{name: [C]}`."""
+
+  @jax.jit
+  @_in_precision(job.precision)
+  def values(hyper, federation, state, test):
+    return evaluate_lib.client_values(
+      job.algorithm, job.model, hyper, state, federation, test
+    )
+
+  args = job.hyper, job.federation, _on_device(state, job), job.tests['test']
+  return jax.device_get(values(*args))
+
+
 def _in_precision(precision: str) -> Callable[[Callable], Callable]:
   """Makes a function run, or be traced, in a precision of matrix products."""
 

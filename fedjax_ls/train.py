@@ -21,7 +21,13 @@ from fedjax_ls.progress import progress, told
 from fedjax_ls.references import references
 from fedjax_ls.types import State
 from fedjax_ls.validate import validate
-from fedjax_ls.writers import Folder, learning_curve, summary, versions
+from fedjax_ls.writers import (
+  Folder,
+  client_histogram,
+  learning_curve,
+  summary,
+  versions,
+)
 
 
 def train(config: Config, workdir: str | os.PathLike) -> dict[str, Any]:
@@ -294,6 +300,20 @@ def _advance(
         checkpoints.save(stop.state, record)
       folder.add_timing({'round': stop.round, 'seconds': stop.seconds})
       shown.show(stop.round, stop.metrics)
+  if config.writers.plots:
+    _plot_clients(job, stop.state, folder)
+
+
+def _plot_clients(job: loop.Job, state: State, folder: Folder) -> None:
+  """Draws how the last model's test metric spreads over the clients."""
+  test = job.tests['test']
+  present = np.asarray(test.size) > 0
+  if not present.any():
+    return
+  found = loop.client_values(job, state)
+  measure = 'accuracy' if 'accuracy' in found else 'loss'
+  file = folder.path / 'plots' / 'clients.png'
+  client_histogram(found[measure][present], file, measure)
 
 
 def _conclude(config: Config, folder: Folder) -> dict[str, Any]:

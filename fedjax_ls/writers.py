@@ -229,6 +229,31 @@ def learning_curve(
   fig.savefig(path, format='png')
 
 
+def client_histogram(
+  values: np.ndarray, path: str | os.PathLike, measure: str
+) -> None:
+  """Writes a PNG of how a metric spreads over clients.
+
+  Args:
+    values: `[C]`, one number a client.
+    path: the file.
+    measure: what the numbers are.
+  """
+  from matplotlib import figure
+
+  fig = figure.Figure((4.4, 3.2), dpi=120, layout='constrained')
+  axes = fig.subplots()
+  axes.hist(values, bins=20, range=(0, 1) if measure == 'accuracy' else None)
+  axes.axvline(values.mean(), color='C1', label='mean')
+  axes.set(
+    xlabel=f'test {measure} of a client',
+    ylabel='clients',
+    title=f'standard deviation {values.std():.3f}',
+  )
+  axes.legend()
+  fig.savefig(path, format='png')
+
+
 def _best(lines: list[Line], split: str) -> Line | None:
   for measure, sign in (('accuracy', 1), ('loss', -1)):
     name = f'{split}/{measure}'

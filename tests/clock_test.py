@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fedjax_ls as fl
-from fedjax_ls import build, clock, local
+from fedjax_ls import build, clock, local, types
 from fedjax_ls import round as round_lib
 from fedjax_ls.cost import Cost
 from fedjax_ls.train import train
@@ -188,7 +188,7 @@ def test_equal_rounds_do_not_drift():
   @jax.jit
   def go(state):
     def turn(_, state):
-      return who.sample(state, federation, None, 0)[1]
+      return who.sample(None, state, types.Draw(federation, None, 0))[1]
 
     return jax.lax.fori_loop(0, 100_000, turn, state)
 

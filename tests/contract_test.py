@@ -69,6 +69,8 @@ def test_agrees_with_its_oracle(name):
   [
     ('scaffold', {'option': 'gradient'}),
     ('ifca', {'option': 'gradients'}),
+    ('qffl', {'option': 'gradient', 'lipschitz': 0.0}),
+    ('qffl', {'option': 'batch', 'q': 2.0}),
     ('feddecorr', {'scale': 'code'}),
     ('fedrs', {'graded': True}),
     ('fedga', {'displace': 'gradient'}),

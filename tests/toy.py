@@ -71,7 +71,7 @@ def given() -> types.Sampler:
   """A sampler that reads the cohort of each round from its state `[R, K]`."""
   return types.Sampler(
     init=lambda federation: jnp.asarray(COHORTS),
-    sample=lambda state, federation, key, round: (state[round], state),
+    sample=lambda hyper, state, draw: (state[draw.round], state),
   )
 
 
