@@ -116,7 +116,7 @@ class Model:
       that its signature names, `num_classes`, `lowering` and `dtype`.
     hidden: hidden sizes of `mlp` and of a network of one's own.
     feature: size of the feature of `cnn`, 192 or 384.
-    norm: kind of norm, `none`, `fn`, `ln`, `gn`, `bn` or `shift`.
+    norm: kind of norm, `none`, `fn`, `ln`, `gn`, `in`, `bn` or `shift`.
     norm_where: `layers`, `last` or `reduced`.
     norm_before: norm before the activation.
     norm_affine: norms learn a scale and a bias per channel.
