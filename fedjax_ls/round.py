@@ -28,6 +28,7 @@ from fedjax_ls.types import (
   Cohort,
   Ctx,
   Execution,
+  Phase,
   Slots,
   State,
   Tree,
@@ -203,7 +204,7 @@ def exchange(
     )
     live = slots.ids < population
     summed, metrics, (stacked, clients, carry) = map_clients(
-      phase.client, hyper, ctx, slots.ids, live, execution
+      _client(phase, execution), hyper, ctx, slots.ids, live, execution
     )
     stacked = _gather(stacked, slots.place)
     server = phase.server(hyper, server, reduce(summed), stacked, cohort)
@@ -235,6 +236,11 @@ def run_rounds(
     lambda _, s: round_step(algorithm, hyper, federation, s, execution),
     state,
   )
+
+
+def _client(phase: Phase, execution: Execution):
+  alone = execution.slim and execution.chunk == 1 and not execution.debug
+  return phase.alone if alone and phase.alone is not None else phase.client
 
 
 def _report(algorithm: Algorithm, hyper, federation: Federation, state: State):

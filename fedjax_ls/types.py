@@ -134,11 +134,14 @@ class Phase(NamedTuple):
     broadcast: `(hyper, server, round) -> message`.
     client: `(hyper, Ctx) -> Upload`, for one client.
     server: `(hyper, server, Reduced, stacked[K, ...], Cohort) -> server`.
+    alone: does what `client` does but branches by the client, which is cheaper
+      where one client runs at a time; None if there is no such way.
   """
 
   broadcast: Callable[[Any, Tree, Array], Tree]
   client: Callable[[Any, Ctx], Upload]
   server: Callable[[Any, Tree, Reduced, Tree, Cohort], Tree]
+  alone: Callable[[Any, Ctx], Upload] | None = None
 
 
 class Sampler(NamedTuple):
@@ -205,6 +208,9 @@ class Execution(NamedTuple):
     chunk: clients vectorized at a time, on each device.
     mesh: `clients_mesh(devices)`, None for a single device.
     debug: run client by client, unjitted, and name the one that fails.
+    slim: where one client runs at a time, compute the small networks of narrow
+      tiers instead of masking the whole one; under a `vmap` over whole runs
+      all of them would be computed, so that such a run sets it to False.
     fed: whether the host feeds each device the examples of its own clients,
       instead of all examples being on all devices.
   """
@@ -212,4 +218,5 @@ class Execution(NamedTuple):
   chunk: int = 1
   mesh: jax.sharding.Mesh | None = None
   debug: bool = False
+  slim: bool = True
   fed: bool = False

@@ -15,7 +15,7 @@ from fedjax_ls.models.registry import (
   options_of,
 )
 from fedjax_ls.models.resnet import PreResNet, ResNet
-from fedjax_ls.models.submodels import Submodels, width_submodels
+from fedjax_ls.models.submodels import Submodels, cut_out, width_submodels
 from fedjax_ls.models.text import LSTM, Transformer
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
   'Transformer',
   'Width',
   'batch_norm_params',
+  'cut_out',
   'flax_model',
   'import_module',
   'make_net',
