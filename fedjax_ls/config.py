@@ -168,6 +168,8 @@ class Execution:
     conv: `native`, `matmul` or `auto`.
     unroll: local steps unrolled into one loop body.
     debug: client by client and unjitted, naming the client that fails.
+    slim: where one client runs at a time, narrow tiers compute their small
+      network instead of the whole one under a mask.
     data: where examples and client states are, on the `device` or on the
       `host`, which feeds it one cohort at a time.
     precision: of float32 matrix products: `float32`, `tensorfloat32` or
@@ -179,6 +181,7 @@ class Execution:
   conv: str = 'auto'
   unroll: int = 1
   debug: bool = False
+  slim: bool = True
   data: str = 'device'
   precision: str = 'float32'
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fedjax_ls import label_masks
 from fedjax_ls.hyper import Loss
 from fedjax_ls.models.base import Model, Outputs
 from fedjax_ls.types import Ctx
@@ -71,6 +72,7 @@ TERMS: dict[str, Callable[[Loss], Term]] = {}
 # Calibrations that any method can have, by `loss.calibration`.
 CALIBRATIONS: dict[str, Calibration] = {
   'none': lambda hyper, labels, logits: logits,
+  **label_masks.MASKS,
 }
 
 

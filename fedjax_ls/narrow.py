@@ -54,6 +54,19 @@ def submodels_of(rates: Sequence[str], parts: Parts) -> Submodels:
   return submodels
 
 
+def check_full_width(rates: Sequence[str]) -> None:
+  """Refuses rates without a 1: evaluation is of the whole network.
+
+  Raises:
+    ValueError: there is none.
+  """
+  if 1 not in exact_rates(rates, 'algorithm.rates'):
+    raise ValueError(
+      f'algorithm.rates = {rates} has no 1, so that nobody trains the whole '
+      'network that is judged; use a smaller network and rates relative to it'
+    )
+
+
 def phase(
   parts: Parts,
   submodels: Submodels,

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from fedjax_ls.data.federation import Federation
+from fedjax_ls.models.base import Model, Outputs
 
 Array = jax.Array
 Tree = Any
@@ -160,6 +161,20 @@ class Sampler(NamedTuple):
   metrics: Callable[[Tree], dict[str, Array]] = lambda state: {}
 
 
+class Variant(NamedTuple):
+  """A further model that a method is judged by on all test examples.
+
+  Attributes:
+    name: what its metrics are called, `metric@name`.
+    model: the network, its loss and metrics.
+    weights: `(hyper, server, federation) -> (params, stats)`.
+  """
+
+  name: str
+  model: Model
+  weights: Callable[[Any, Tree, Federation], tuple[Tree, Tree]]
+
+
 class Algorithm(NamedTuple):
   """A method: how it starts, its phases, and which model it is judged by.
 
@@ -171,6 +186,13 @@ class Algorithm(NamedTuple):
     model: `(server) -> (params, stats)`, the global model.
     personal: `(hyper, Ctx) -> (params, stats)`, the model that a client uses,
       with `ctx.message` the server's state; None if it is the global one.
+    ready: `(hyper, server, federation) -> (params, stats)`, the global model
+      as it is judged, if its statistics need training examples.
+    variants: further models to judge.
+    answer: `(hyper, labels[Y], outputs) -> outputs`, how a client changes
+      what the global model says on its own examples; None for no such metric.
+    tier: `(key) -> tier`, a client's tier of one round by a key of round and
+      client; None for the federation's.
   """
 
   init: Callable[[Any, Array, Federation], tuple[Tree, Tree]]
@@ -178,6 +200,10 @@ class Algorithm(NamedTuple):
   sampler: Sampler
   model: Callable[[Tree], tuple[Tree, Tree]]
   personal: Callable[[Any, Ctx], tuple[Tree, Tree]] | None = None
+  ready: Callable[[Any, Tree, Federation], tuple[Tree, Tree]] | None = None
+  variants: tuple[Variant, ...] = ()
+  answer: Callable[[Any, Array, Outputs], Outputs] | None = None
+  tier: Callable[[Array], Array] | None = None
 
 
 class State(NamedTuple):

@@ -1,7 +1,11 @@
 """Networks, norms and their narrow versions."""
 
 from fedjax_ls.models.base import Model, Outputs, Width
-from fedjax_ls.models.batch_stats import batch_norm_params, recompute_stats
+from fedjax_ls.models.batch_stats import (
+  batch_norm_params,
+  query_stats,
+  recompute_stats,
+)
 from fedjax_ls.models.conv import Conv, max_pool2, resolve_conv
 from fedjax_ls.models.convnets import PflCNN, PooledCNN
 from fedjax_ls.models.flax_model import flax_model
@@ -42,6 +46,7 @@ __all__ = [
   'make_net',
   'max_pool2',
   'options_of',
+  'query_stats',
   'recompute_stats',
   'resolve_conv',
   'width_submodels',
