@@ -221,7 +221,8 @@ class Config:
     loss: what its loss has beside the model's own.
     server: what the server does.
     sampler: who takes part.
-    clock: how fast the clients are, to simulate time.
+    clock: how fast the clients are, to simulate time and count what they
+      spend.
     execution: how it is computed.
     writers: what is written.
   """

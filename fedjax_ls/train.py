@@ -299,9 +299,9 @@ def _conclude(config: Config, folder: Folder) -> dict[str, Any]:
     if config.writers.plots:
       plots = folder.path / 'plots'
       learning_curve(lines, plots / 'learning_curve.png')
-      if 'simulated_seconds' in lines[-1]:
-        over = 'simulated_seconds'
-        learning_curve(lines, plots / f'{over}.png', over)
+      for over in ('simulated_seconds', 'macs', 'bytes_up'):
+        if over in lines[-1]:
+          learning_curve(lines, plots / f'{over}.png', over)
     folder.write('summary.json', result)
   for name, line in result.items():
     print(f'{name}: round {line["round"]}  {told(line)}')
