@@ -132,7 +132,7 @@ def test_small_networks_do_what_masked_ones_do():
 def with_batch_norm():
   p = toy.problem('fjord')
   net = MLP(hidden=(6,), num_classes=3, norm='bn', norm_affine=True)
-  sub = width_submodels(net, p.federation.x[:1], toy.RATES)
+  sub = width_submodels(net, p.federation.x[:1], TOY.rates)
   parts = algorithms.Parts(toy.model(net), toy.given(), submodels=sub)
   algorithm = fjord.fjord(TOY, parts)
   key = jax.random.key(1)
@@ -144,7 +144,7 @@ def test_each_width_has_its_own_statistics():
   """Only a step of width p moves those of p; holders alone count."""
   p = with_batch_norm().with_cohorts([[0, 1, 2]])
   d = oracles.Data(p)
-  channels = (6, 3, 2)
+  channels = (6, 5, 4)
   first = {i: [] for i in (0, 1, 2)}
   for i in first:
     drawn = widths(p, d, 0, i)
@@ -174,9 +174,9 @@ def test_each_width_has_its_own_statistics():
   _, stats = p.algorithm.model(server)
   near(stats['norm0']['mean'], got[0], 0)
   narrow, middle = p.algorithm.variants[1], p.algorithm.variants[0]
-  assert (middle.name, narrow.name) == ('1/2', '1/4')
+  assert (middle.name, narrow.name) == ('5/6', '2/3')
   _, stats = narrow.weights(p.hyper, server, p.federation)
-  near(stats['norm0']['mean'], got[2, :2], 0)
+  near(stats['norm0']['mean'], got[2, :4], 0)
 
 
 # --- the theorem ------------------------------------------------------------

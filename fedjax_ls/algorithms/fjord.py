@@ -323,7 +323,7 @@ METHOD = Method(
     'Horvath et al. FjORD: fair and accurate federated learning under '
     'heterogeneous targets with ordered dropout. NeurIPS 2021.',
   ),
-  toy=FjORD(rates=('1', '1/2', '1/4')),
+  toy=FjORD(rates=('1', '5/6', '2/3')),
   identity=Identity(FjORD(rates=('1',)), 'fedavg', FedAvg()),
   needs_submodels=True,
   ranges={
