@@ -28,8 +28,8 @@ def evaluate(
 
   A method with one global model is judged on all test examples.  A method
   whose clients use models of their own is judged on each client's part of the
-  test examples with that client's model, chosen from its training data.
-  Variants of the global model are judged on all test examples.
+  test examples with that client's model, chosen from its training data; the
+  global model, where it is judged as well, and variants of it on all of them.
 
   Args:
     algorithm: the method.
@@ -46,21 +46,25 @@ def evaluate(
     and, over the clients that have test examples, the metric's
     `client_mean`, `client_std`, `client_worst10` and `client_best10` (means
     of the worst and the best tenth, rounded up) with the metric's name in
-    front, and `clients_left_out`, the number of clients without any.  A
-    variant's metrics are `metric@name`; with `algorithm.answer`,
-    `local/metric` is the mean over the clients' parts under it.
+    front, and `clients_left_out`, the number of clients without any.  Means
+    of a global model beside personal ones have `global_` in front, a variant's
+    metrics are `metric@name`; with `algorithm.answer`, `local/metric` is the
+    mean over the clients' parts under it.
   """
+  means: dict[str, Array] = {}
   params, stats = global_model(algorithm, hyper, state, federation)
-  if algorithm.personal is None:
+  if algorithm.personal is None or algorithm.judges_global:
     values = per_example(model, params, stats, test.x, test.y, batch_size)
     means = {k: jnp.mean(v) for k, v in values.items()}
+  if algorithm.personal is None:
     own = {k: _client_means(v, test) for k, v in values.items()}
   else:
+    means = {f'global_{k}': v for k, v in means.items()}
     own = _by_client(
       model, algorithm.personal, None, hyper, state, federation, test,
       batch_size,
     )  # fmt: skip
-    means = _over_clients(own, test)
+    means |= _over_clients(own, test)
   for name in own:
     if name != 'loss':
       spread = spread_over_clients(own[name], test.size > 0)

@@ -8,6 +8,7 @@ another program.
 
 import dataclasses
 import typing
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -116,7 +117,7 @@ class Loss:
     decorrelation: weight of `decorrelation`, >= 0.
     decorrelation_scale: `paper` or `code`.
     calibration: how a client's labels change its logits in training, of
-      `fedjax_ls.losses.CALIBRATIONS`.
+      `fedjax_ls.calibrations.CALIBRATIONS`.
     tau: margin of `fedlc`, >= 0.
     alpha: factor of absent classes of `fedrs` and `fedrs_graded`, in [0, 1].
   """
@@ -137,6 +138,10 @@ class Hyper(NamedTuple):
   server: Server
   method: Any
   loss: Loss = Loss()
+
+
+# How a part reads a number of its own from `Hyper`.
+Number = Callable[[Any], jax.Array]
 
 
 def learning_rate(client: Client, round: jax.Array) -> jax.Array:

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_ls import losses, server, shuffle, transforms
+from fedjax_ls import calibrations, losses, server, shuffle, transforms
+from fedjax_ls.calibrations import Calibration
 from fedjax_ls.hyper import Client, Hyper, learning_rate
-from fedjax_ls.losses import Calibration, Term, View, model_loss
+from fedjax_ls.losses import Term, View, model_loss
 from fedjax_ls.models.base import Model
 from fedjax_ls.types import Ctx, Upload, Weighted
 
@@ -162,7 +163,7 @@ def objective(
     `(params, stats, x, y, mask, key, width) -> (loss, stats)`.
   """
   every = (model_loss(model), *terms, *losses.terms(hyper.loss))
-  calibrate = calibrate or losses.calibration(hyper.loss)
+  calibrate = calibrate or calibrations.calibration(hyper.loss)
 
   def on_batch(params, stats, x, y, mask, key, width=None):
     outputs, stats = model.apply(

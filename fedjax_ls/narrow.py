@@ -16,9 +16,9 @@ import optax
 
 from fedjax_ls import local, server, transforms
 from fedjax_ls.algorithms.base import Parts
+from fedjax_ls.calibrations import Calibration
 from fedjax_ls.hyper import Hyper
 from fedjax_ls.local import End, Start
-from fedjax_ls.losses import Calibration
 from fedjax_ls.models.base import Width
 from fedjax_ls.models.submodels import (
   Submodels,
@@ -129,11 +129,19 @@ def phase(
     return train(with_module(parts.model, module), finish=finish_small)
 
   full = with_module(parts.model, module)
+  masked = train(full, tx=masked_optimizer, start=start, finish=finish)
+  branching = by_tier(submodels, small)
+
+  def alone(hyper: Hyper, ctx: Ctx) -> Upload:
+    # Decorrelation counts the features, which a mask leaves in place.
+    same = 'decorrelation' not in hyper.loss.terms
+    return (branching if same else masked)(hyper, ctx)
+
   return Phase(
     server.send,
-    train(full, tx=masked_optimizer, start=start, finish=finish),
+    masked,
     server.step,
-    alone=None if submodels.random else by_tier(submodels, small),
+    alone=None if submodels.random else alone,
   )
 
 

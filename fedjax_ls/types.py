@@ -193,6 +193,7 @@ class Algorithm(NamedTuple):
       what the global model says on its own examples; None for no such metric.
     tier: `(key) -> tier`, a client's tier of one round by a key of round and
       client; None for the federation's.
+    judges_global: whether the global model is judged beside personal ones.
   """
 
   init: Callable[[Any, Array, Federation], tuple[Tree, Tree]]
@@ -204,6 +205,7 @@ class Algorithm(NamedTuple):
   variants: tuple[Variant, ...] = ()
   answer: Callable[[Any, Array, Outputs], Outputs] | None = None
   tier: Callable[[Array], Array] | None = None
+  judges_global: bool = False
 
 
 class State(NamedTuple):

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-from fedjax_ls import algorithms, losses, rules
+from fedjax_ls import algorithms, calibrations, losses, rules
 from fedjax_ls import config as config_lib
 from fedjax_ls.config import Config, ConfigError
 from fedjax_ls.consistency import check_batches, require
@@ -29,8 +29,8 @@ NAMES: dict[str, Iterable[str]] = {
   'client.optimizer': ('sgd', 'momentum', 'adam'),
   'client.unit': ('steps', 'epochs'),
   'client.last_batch': ('masked', 'dropped'),
-  'loss.decorrelation_scale': ('paper', 'code'),
-  'loss.calibration': losses.CALIBRATIONS,
+  'loss.decorrelation_scale': losses.SCALES,
+  'loss.calibration': calibrations.CALIBRATIONS,
   'server.optimizer': (
     'sgd', 'momentum', 'damped_momentum', 'adagrad', 'adam', 'yogi',
   ),
@@ -45,7 +45,7 @@ NAMES: dict[str, Iterable[str]] = {
 # Fields of `model` that are options of the network.
 NET_FIELDS = (
   'hidden', 'feature', 'norm', 'norm_where', 'norm_before', 'norm_affine',
-  'norm_groups', 'norm_eps', 'use_bias', 'initializer', 'dtype',
+  'norm_groups', 'norm_eps', 'use_bias', 'projector', 'initializer', 'dtype',
 )  # fmt: skip
 
 # Fields whose value is a number in some range.
@@ -82,6 +82,10 @@ RANGES: dict[str, rules.Rule] = {
     'give one or more sizes of at least 1',
   ),
   'model.feature': (lambda v: v in (192, 384), 'choose 192 or 384'),
+  'model.projector': (
+    lambda v: all(size >= 1 for size in v),
+    'give sizes of at least 1, or none',
+  ),
   'model.norm_groups': rules.COUNT,
   'model.norm_eps': rules.POSITIVE,
   'client.learning_rate': rules.POSITIVE,

@@ -8,8 +8,8 @@ A round of width-masked FedAvg with five clients of levels a to e (rates 1, 1/2,
 whole network under masks, small networks chosen by a switch, and, for what
 would be ideal, five rounds of one client each in which the network is the small
 one and nothing else.  Prints seconds a round (the fastest of the repetitions,
-which take turns) and the ratio to the ideal's sum, which has the server's step and
-the start of a round five times.
+which take turns) and the ratio to the ideal's sum, which has the server's step
+and the start of a round five times.
 
 Measured on 2 cores of an AMD EPYC, jax 0.10.2, November 2026, other jobs
 running: masked 3.7, small networks by a switch 0.8 times the sum.

@@ -108,6 +108,11 @@ def fjord(settings: FjORD, parts: Parts) -> Algorithm:
       unroll=parts.unroll,
     )
 
+  def alone(hyper: Hyper, ctx: Ctx) -> Upload:
+    # Decorrelation counts the features, which a mask leaves in place.
+    same = 'decorrelation' not in hyper.loss.terms
+    return client(branching if same else masked)(hyper, ctx)
+
   def start(hyper: Hyper, ctx: Ctx) -> Start:
     message = ctx.message
     mask = submodels.mask(ctx.tier)
@@ -155,7 +160,7 @@ def fjord(settings: FjORD, parts: Parts) -> Algorithm:
         server.send,
         client(masked),
         server.step,
-        alone=None if submodels.random else client(branching),
+        alone=None if submodels.random else alone,
       ),
     ),
     sampler=parts.sampler,

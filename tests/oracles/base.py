@@ -18,9 +18,10 @@ def weights_of(params) -> list[np.ndarray]:
   return [np.array(by_shape[4, 6]), np.array(by_shape[6, 3])]
 
 
-def forward(w, x):
+def forward(w, x, scale=1.0, shift=0.0):
+  """Features and log-probabilities; `scale` and `shift` act on the logits."""
   hidden = np.maximum(x @ w[0], 0)
-  logits = hidden @ w[1]
+  logits = scale * (hidden @ w[1]) + shift
   shifted = logits - logits.max(1, keepdims=True)
   return hidden, shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
 
@@ -29,9 +30,9 @@ def loss(w, x, y):
   return -forward(w, x)[1][np.arange(len(y)), y].mean()
 
 
-def gradient(w, x, y):
-  hidden, log_p = forward(w, x)
-  error = (np.exp(log_p) - np.eye(3)[y]) / len(y)
+def gradient(w, x, y, scale=1.0, shift=0.0):
+  hidden, log_p = forward(w, x, scale, shift)
+  error = scale * (np.exp(log_p) - np.eye(3)[y]) / len(y)
   back = (error @ w[1].T) * (hidden > 0)
   return [x.T @ back, hidden.T @ error]
 
@@ -43,6 +44,7 @@ class Data:
     self.x, self.y = np.asarray(p.federation.x), np.asarray(p.federation.y)
     self.index = np.asarray(p.federation.index)
     self.size = np.asarray(p.federation.size)
+    self.labels = np.asarray(p.federation.labels)
     self.tier = np.asarray(p.federation.tier)
     self.client, self.seed = p.hyper.client, int(p.state.seed)
     c = p.hyper.client
@@ -78,17 +80,29 @@ class Data:
       rows = np.asarray(rows)[np.asarray(mask)]
       yield self.x[rows], self.y[rows]
 
-  def train(self, w, t, i, *, correction=(0.0, 0.0)):
-    """Momentum SGD with weight decay; returns the weights and the steps."""
-    velocity, steps = [0.0, 0.0], 0
+  def train(self, w, t, i, *, correction=None, gradient=gradient):
+    """Momentum SGD with weight decay; returns the weights and the steps.
+
+    `gradient(w, x, y)` is of the client's objective on a batch.
+    """
+    velocity, steps = [0.0] * len(w), 0
+    correction = correction or [0.0] * len(w)
     for x, y in self.batches(t, i):
       g = gradient(w, x, y)
-      for n in range(2):
+      for n in range(len(w)):
         step = g[n] + correction[n] + self.decay * w[n]
         velocity[n] = step + self.momentum * velocity[n]
-      w = [w[n] - self.lr[t] * velocity[n] for n in range(2)]
+      w = [v - self.lr[t] * velocity[n] for n, v in enumerate(w)]
       steps += 1
     return w, steps
+
+  def averaged(self, w, gradient_of):
+    """All rounds of FedAvg, whose clients follow `gradient_of(w, i)`."""
+    for t in range(ROUNDS):
+      ids = self.cohort(t)
+      ends = [self.train(w, t, i, gradient=gradient_of(w, i))[0] for i in ids]
+      w = mean(ends, [self.weight(i) for i in ids])
+    return w
 
 
 def mean(values, weights):

@@ -5,7 +5,8 @@ import numpy as np
 from tests.oracles.base import ROUNDS, Data, gradient, mean, weights_of
 
 
-def oracle(p):
+def oracle(p, gradient_of=lambda w, i: gradient):
+  """`gradient_of(w, i)` is of client i's objective, w the server's model."""
   d, w = Data(p), weights_of(p.state.server.params)
   c = [np.zeros_like(v) for v in w]
   own = {i: [np.zeros_like(v) for v in w] for i in range(len(d.size))}
@@ -13,7 +14,9 @@ def oracle(p):
     ids, ends, change = d.cohort(t), [], [0.0, 0.0]
     for i in ids:
       correction = [c[n] - own[i][n] for n in range(2)]
-      end, steps = d.train(w, t, i, correction=correction)
+      end, steps = d.train(
+        w, t, i, correction=correction, gradient=gradient_of(w, i)
+      )
       if p.hyper.method.option == 'gradient':
         new = gradient(w, *d.own(i))
       else:
