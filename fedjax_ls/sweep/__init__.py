@@ -1,6 +1,7 @@
 """Studies: many configurations as one launch, one program a structure."""
 
 from fedjax_ls.sweep.algebra import Settings, Sweep, axis, chain, product, zip_
+from fedjax_ls.sweep.dry_run import dry_run
 from fedjax_ls.sweep.points import Point, parse, points
 from fedjax_ls.sweep.run import Options, part, run
 
@@ -11,6 +12,7 @@ __all__ = [
   'Sweep',
   'axis',
   'chain',
+  'dry_run',
   'parse',
   'part',
   'points',

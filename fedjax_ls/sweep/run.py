@@ -164,7 +164,7 @@ def fitting(
     # Only shapes are read, so the state of one point stands for all.
     start = start_state(group, batch.points[0], common)
     states = {point.id: start for point in batch.points}
-    arguments = _arguments(group, batch, layout, common, states)
+    arguments = arguments_of(group, batch, layout, common, states)
     try:
       compiled = programs.compile_group(group, layout, arguments)
     except loop.OutOfMemory as error:
@@ -194,14 +194,14 @@ def start_state(group: Group, point: Point, common: Common) -> State:
   return loop.initial_state(job, seeds['model'], seeds['train'])
 
 
-def _arguments(
+def arguments_of(
   group: Group,
   batch: Batch,
   layout: Layout,
   common: Common,
   states: dict[str, State],
 ) -> Arguments:
-  """Everything for a batch, in its grid."""
+  """Everything for a batch in its grid, of NumPy arrays but for `common`."""
   grid = batch.grid(layout)
   firsts = [pack[0] for pack in grid]
   clients = [group.clients_of(point) for point in firsts]
@@ -248,7 +248,7 @@ def _run_batch(
       start = start_state(group, point, common)
       states[point.id] = made.begin(start, plan, resolved)
       made.timing({'compile_seconds': compiled.seconds})
-    arguments = _arguments(group, batch, layout, common, states)
+    arguments = arguments_of(group, batch, layout, common, states)
     arguments = programs.place(arguments, group, layout)
     try:
       _advance(batch, runs, arguments, group, layout, compiled, until)
