@@ -6,7 +6,7 @@ from typing import Any
 from fedjax_ls import build
 from fedjax_ls import config as config_lib
 from fedjax_ls.config import Config
-from fedjax_ls.sweep.points import METHOD, Point
+from fedjax_ls.sweep.point import METHOD, Point
 
 NUMBER, DATA, STRUCTURE = 'number', 'data', 'structure'
 

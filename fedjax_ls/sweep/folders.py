@@ -7,7 +7,7 @@ from typing import Any
 from fedjax_ls import train
 from fedjax_ls.build import Plan
 from fedjax_ls.checkpoint import Checkpoints, newest
-from fedjax_ls.sweep.points import Point
+from fedjax_ls.sweep.point import Point
 from fedjax_ls.types import State
 from fedjax_ls.writers import Folder
 

@@ -7,7 +7,7 @@ import numpy as np
 from fedjax_ls import build, loop
 from fedjax_ls.data import Federation
 from fedjax_ls.sweep import axes
-from fedjax_ls.sweep.points import Point
+from fedjax_ls.sweep.point import Point
 
 
 class Clients(NamedTuple):
@@ -92,12 +92,12 @@ def prepare(
   for key, plan in plans.items():
     shapes.setdefault(_shape(plan.job), []).append(key)
   return [
-    _group([plans[key] for key in keys], [members[key] for key in keys])
+    group([plans[key] for key in keys], [members[key] for key in keys])
     for keys in shapes.values()
   ]
 
 
-def _group(plans: list[build.Plan], members: list[list[Point]]) -> Group:
+def group(plans: list[build.Plan], members: list[list[Point]]) -> Group:
   jobs = [plan.job for plan in plans]
   x, y, offsets = _joined([job.federation for job in jobs])
   names = list(jobs[0].tests)

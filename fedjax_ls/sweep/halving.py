@@ -12,7 +12,7 @@ from fedjax_ls import config as config_lib
 from fedjax_ls.config import Config, ConfigError
 from fedjax_ls.consistency import require
 from fedjax_ls.sweep.folders import Folders
-from fedjax_ls.sweep.points import Point
+from fedjax_ls.sweep.point import Point
 from fedjax_ls.writers import Folder, Line, summary
 
 SEEDS = ('seed', 'train_seed', 'partition.seed', 'model.seed')

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from fedjax_ls import config as config_lib
 from fedjax_ls.sweep.groups import Group
-from fedjax_ls.sweep.points import Point
+from fedjax_ls.sweep.point import Point
 from fedjax_ls.sweep.programs import Layout
 
 Pack = list[Point]

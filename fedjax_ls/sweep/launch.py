@@ -20,7 +20,7 @@ from fedjax_ls.sweep import groups, halving, layouts, programs
 from fedjax_ls.sweep.folders import Folders, Run
 from fedjax_ls.sweep.groups import Group
 from fedjax_ls.sweep.layouts import Batch
-from fedjax_ls.sweep.points import Point
+from fedjax_ls.sweep.point import Point
 from fedjax_ls.sweep.programs import Arguments, Common, Layout, Own, Pack
 from fedjax_ls.types import State
 from fedjax_ls.writers import Folder

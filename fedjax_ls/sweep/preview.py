@@ -9,13 +9,12 @@ import jax
 import numpy as np
 
 from fedjax_ls.config import leaves
-from fedjax_ls.sweep import axes, groups, layouts, programs
-from fedjax_ls.sweep import run as run_lib
+from fedjax_ls.sweep import axes, groups, launch, layouts, programs
 from fedjax_ls.sweep.folders import Folders
 from fedjax_ls.sweep.groups import Group
-from fedjax_ls.sweep.points import METHOD, Point
+from fedjax_ls.sweep.launch import Options
+from fedjax_ls.sweep.point import METHOD, Point
 from fedjax_ls.sweep.programs import Arguments
-from fedjax_ls.sweep.run import Options
 
 
 def dry_run(
@@ -69,11 +68,11 @@ def _which(part: list[Point], points: list[Point]) -> str:
 def _group(
   group: Group, done: dict[str, int], options: Options
 ) -> tuple[list[str], float]:
-  layout, compiled, common = run_lib.fitting(group, done, options)
+  layout, compiled, common = launch.fitting(group, done, options)
   batches = layouts.deal(group, group.points, done, layout)
-  start = run_lib.start_state(group, group.points[0], common)
+  start = launch.start_state(group, group.points[0], common)
   states = {point.id: start for point in group.points}
-  arguments = run_lib.arguments_of(group, batches[0], layout, common, states)
+  arguments = launch.arguments_of(group, batches[0], layout, common, states)
   arguments = programs.place(arguments, group, layout)
   own = _bytes(arguments.own) / math.prod(layout.grid)
   a_round, a_judgement = _times(group, layout, compiled, arguments)
