@@ -87,7 +87,7 @@ def _run() -> list[sweep.Point]:
       f'--halving compares all points but --of={_OF.value} shares them out; '
       'leave one of the two out'
     )
-  points = sweep.part(points, _INDEX.value, _OF.value)
+  points = sweep.share(points, _INDEX.value, _OF.value)
   _use_cores()
   options = sweep.Options(_POINTS.value, _DEVICES.value, plan)
   print(f'compiled programs are kept in {use_compilation_cache()}')

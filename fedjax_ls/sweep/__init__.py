@@ -1,7 +1,7 @@
 """Studies: many configurations as one launch, one program a structure."""
 
 from fedjax_ls.sweep.algebra import Settings, Sweep, axis, chain, product, zip_
-from fedjax_ls.sweep.launch import Options, part, run
+from fedjax_ls.sweep.launch import Options, run, share
 from fedjax_ls.sweep.point import Point, parse, points
 from fedjax_ls.sweep.preview import dry_run
 
@@ -14,9 +14,9 @@ __all__ = [
   'chain',
   'dry_run',
   'parse',
-  'part',
   'points',
   'product',
   'run',
+  'share',
   'zip_',
 ]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fedjax_ls import build, loop, train
+from fedjax_ls import build, loop, rules, train
 from fedjax_ls import config as config_lib
 from fedjax_ls.checkpoint import Checkpoints, newest
 from fedjax_ls.config import ConfigError
@@ -23,14 +23,15 @@ from fedjax_ls.sweep.layouts import Batch
 from fedjax_ls.sweep.point import Point
 from fedjax_ls.sweep.programs import Arguments, Common, Layout, Own, Pack
 from fedjax_ls.types import State
+from fedjax_ls.validate import check_range
 from fedjax_ls.writers import Folder
 
 Tree = Any
 
 # Seconds between checkpoints where `writers.checkpoint_every` leaves it open.
 CHECKPOINT_SECONDS = 60.0
-# Points of a pack on a CPU, whose larger batches gain little.
-CPU_POINTS = 8
+# Points at a time on a CPU: as many as keep all their parameters in the cache.
+CPU_POINTS, CPU_BYTES = 8, 1_250_000
 
 
 class Options(NamedTuple):
@@ -70,8 +71,11 @@ def run(
     fedjax_ls.loop.OutOfMemory: a single point does not fit a device.
   """
   halving.check(points, options.halving)
-  _check_devices(points, options)
+  _check(options)
   folders = Folders(workdir)
+  members = groups.structures([p for p in points if not folders.over(p)])
+  for later in members[1:]:  # before hours are spent on the first
+    groups.prepare(later)
   alive = points
   stopped: list[Point] = []
   for until, keep in (*options.halving, (0, 0)):
@@ -84,7 +88,7 @@ def run(
   return {'finished': finished, 'diverged': diverged, 'stopped': stopped}
 
 
-def part(points: list[Point], index: int, of: int) -> list[Point]:
+def share(points: list[Point], index: int, of: int) -> list[Point]:
   """The share of one of several machines, with few structures on each.
 
   Raises:
@@ -147,7 +151,7 @@ def fitting(
   on_cpu = jax.default_backend() == 'cpu'
   automatic = not options.points_at_once
   at_once = options.points_at_once or (
-    CPU_POINTS if on_cpu else len(group.points)
+    _cached_points(group) if on_cpu else len(group.points)
   )
   clients = group.job.execution.mesh is not None
   devices = 1 if clients else options.devices or jax.local_device_count()
@@ -181,6 +185,12 @@ def fitting(
     if compiled.memory <= budget or at_once == 1 or not automatic:
       return layout, compiled, common
     at_once = max(1, min(at_once // 2, int(at_once * budget / compiled.memory)))
+
+
+def _cached_points(group: Group) -> int:
+  params, _ = jax.eval_shape(group.job.model.init, jax.random.key(0))
+  size = sum(p.size * p.dtype.itemsize for p in jax.tree.leaves(params))
+  return min(max(CPU_BYTES // size, 1), CPU_POINTS)
 
 
 def start_state(group: Group, point: Point, common: Common) -> State:
@@ -413,7 +423,9 @@ def _stored(path: pathlib.Path) -> dict[str, Any] | None:
   return content['resolved'] if content else None
 
 
-def _check_devices(points: list[Point], options: Options) -> None:
+def _check(options: Options) -> None:
+  for name in ('points_at_once', 'devices'):
+    check_range(f'--{name}', getattr(options, name), rules.NOT_NEGATIVE)
   require(
     jax.process_count() == 1,
     f'a study runs in one process but there are {jax.process_count()}; give '

@@ -114,17 +114,14 @@ def _parse_product(text: str, base: Config) -> Sweep:
 def _split_field(text: str) -> tuple[str, list[str]]:
   """A field and the texts of its values; commas in parentheses stay."""
   field, equals, values = text.partition('=')
-  parts = re.findall(r'(?:\([^()]*\)|[^,()])+', values)
-  if not equals or not field.strip() or len(parts) != _commas(values) + 1:
+  parts = [part.strip() for part in re.split(r',(?![^()]*\))', values)]
+  good = all(re.fullmatch(r'\([^()]*\)|[^()]+', part) for part in parts)
+  if not equals or not field.strip() or not good:
     raise ConfigError(
       f'--sweep has {text.strip()!r}; write FIELD=VALUE,VALUE and separate '
       "fields by ';', such as --sweep='client.learning_rate=0.1,0.3;seed=0,1'"
     )
-  return field.strip(), [part.strip() for part in parts]
-
-
-def _commas(text: str) -> int:
-  return re.sub(r'\([^()]*\)', '', text).count(',')
+  return field.strip(), parts
 
 
 def _value(kind: Any, text: str) -> Any:
