@@ -7,6 +7,7 @@ one setting; methods are compared seed by seed, where they share the partition
 and the initial model.
 """
 
+import itertools
 import json
 import math
 import os
@@ -233,31 +234,35 @@ def win_tie_loss(
 
   Args:
     records: of a study; unfinished runs are left out.
-    field: such as `algorithm.name`; under it, fields that only one method has
-      do not count as different.
+    field: such as `algorithm.name`, with which all of `algorithm` may differ.
     metric: at each run's chosen round, larger is better.
     tie: differences up to this count as none.
 
   Returns:
     `{(a, b): (wins of a, ties, losses of a)}`.
+
+  Raises:
+    ValueError: a value has several runs that agree in all else.
   """
+  ended = [record for record in records if record.status == 'finished']
+  same = 'algorithm.' if field.startswith('algorithm.') else field
+  others = [name for name in varying(ended) if not name.startswith(same)]
   found: dict[Any, dict[str, float]] = {}
-  others = [n for n in varying(records) if n.split('.')[0] != 'algorithm']
-  others = [n for n in others if n != field]
-  for record in records:
-    if record.status == 'finished':
-      rest = {name: record.fields.get(name) for name in others}
-      key = json.dumps([rest, _seeds(record)], default=list)
-      cells = found.setdefault(record.fields[field], {})
-      value = chosen(record)[0][metric]
-      cells[key] = max(value, cells.get(key, -math.inf))
+  for record in ended:
+    rest = [record.fields.get(name) for name in others]
+    key = json.dumps([rest, _seeds(record)], default=list)
+    cells = found.setdefault(_hashable(record.fields[field]), {})
+    require(
+      key not in cells,
+      f'{record.name} agrees with another run in all but {same}; choose one of '
+      'them on validation data, as `best` does',
+    )
+    cells[key] = chosen(record)[0][metric]
   counts = {}
-  for a in found:
-    for b in found:
-      if a != b:
-        both = [k for k in found[a] if k in found[b]]
-        differences = np.array([found[a][k] - found[b][k] for k in both])
-        counts[a, b] = _counts(differences, tie)
+  for a, b in itertools.permutations(found, 2):
+    both = [k for k in found[a] if k in found[b]]
+    differences = np.array([found[a][k] - found[b][k] for k in both])
+    counts[a, b] = _counts(differences, tie)
   return counts
 
 

@@ -58,8 +58,8 @@ def points(
 
   >>> for point in points(Config(), axis('client.learning_rate', (0.1, 0.2))):
   ...   print(point.name)
-  learning_rate=0.1-5feceb66ff
-  learning_rate=0.2-cbdb3a6ec0
+  learning_rate=0.1-d47615f5e4
+  learning_rate=0.2-c647493342
   """
   found: dict[str, Point] = {}
   for settings in sweep:
