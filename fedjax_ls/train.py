@@ -69,7 +69,12 @@ def _train(config: Config, shared: Folder, folder: Folder) -> dict[str, Any]:
   _print_method(config)
   checkpoints = Checkpoints(shared.checkpoints, config.writers.keep)
   try:
-    if not finished(config, folder, checkpoints, done):
+    if finished(config, folder, checkpoints, done):
+      print(
+        f'finished: {folder.path} holds {done} of {config.rounds} rounds; '
+        'a larger --config.rounds continues'
+      )
+    else:
       _continue(config, folder, checkpoints, stored or {})
   finally:
     checkpoints.close()
