@@ -18,9 +18,9 @@ from experiments import commandline
 from fedjax_ls import build, sweep
 from fedjax_ls import config as config_lib
 from fedjax_ls import round as round_lib
-from fedjax_ls.sweep import axes, groups, halving, layouts
+from fedjax_ls.sweep import axes, groups, halving, launch, layouts, programs
 from fedjax_ls.sweep.folders import Run
-from fedjax_ls.sweep.programs import Layout
+from fedjax_ls.sweep.programs import Layout, Programs
 from fedjax_ls.train import train
 from tests.messages_test import says
 from tests.train_test import lines, tiny
@@ -213,7 +213,7 @@ def singles(tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.mark.parametrize(
-  ('at_once', 'devices'), [(1, 1), (2, 2), (3, 1), (0, 3)]
+  ('at_once', 'devices'), [(1, 1), (2, 2), (4, 1), (0, 3)]
 )
 def test_points_are_their_single_runs(
   tmp_path, monkeypatch, singles, at_once, devices
@@ -235,6 +235,14 @@ def test_points_are_their_single_runs(
     }
     sizes.add(a['partition']['rows_max'])
   assert len(sizes) == 2  # padded to one shape
+
+
+def test_clients_may_be_spread_over_devices_instead(tmp_path, singles):
+  points = study(dirichlet(execution__devices=2), TEXT)
+  sweep.run(points, tmp_path, sweep.Options(points_at_once=2))
+  for point in points:
+    ours = tmp_path / 'points' / point.name
+    assert_same_results(ours, singles / point.name)
 
 
 def test_a_point_goes_on_as_a_single_run(tmp_path, singles):
@@ -463,20 +471,33 @@ def test_packs_share_clients_and_training_seed():
   assert sorted(p.id for b in batches for p in b.points) == sorted(done)
 
 
-def test_memory_makes_fewer_points_at_a_time(monkeypatch, tmp_path):
-  """Without room for all, as many as fit, and one in any case."""
-  from fedjax_ls.sweep import launch
-
+def test_memory_makes_fewer_points_and_clients_at_a_time(monkeypatch):
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-  (group,) = groups.prepare(study(plain(execution__chunk=1), 'seed=0,1,2,3'))
+  (group,) = groups.prepare(study(plain(), 'seed=0,1,2,3'))
   done = {p.id: 0 for p in group.points}
-  options = sweep.Options()
-  layout, programs, _ = launch.fitting(group, done, options)
-  assert layout == (1, 4, 1)
-  budget = 0.6 * programs.memory / build.MEMORY_SHARE
-  monkeypatch.setattr(build, 'free_bytes', lambda: budget)
-  layout, _, _ = launch.fitting(group, done, options)
-  assert layout.packs in (1, 2)
+  tried = []
+
+  def compiled(group, layout, arguments):
+    chunk = group.job.execution.chunk
+    tried.append((math.prod(layout), chunk))
+    if math.prod(tried[-1]) > 30:
+      raise fl.OutOfMemory
+    return Programs(None, None, 0.0, math.prod(tried[-1]))
+
+  monkeypatch.setattr(programs, 'compile_group', compiled)
+
+  def room(budget):
+    tried.clear()
+    limit = budget / build.MEMORY_SHARE
+    monkeypatch.setattr(build, 'free_bytes', lambda: limit)
+    launch.fitting(group, done, sweep.Options())
+    return tried
+
+  assert room(100) == [(4, 10), (2, 10)]
+  assert room(10) == [(4, 10), (2, 10), (1, 10)]
+  assert room(2) == [(4, 10), (2, 10), (1, 10), (1, 5), (1, 2)]
+  with pytest.raises(fl.OutOfMemory, match='use --points_at_once=2'):
+    launch.fitting(group, done, sweep.Options(points_at_once=4))
 
 
 def test_a_dry_run_tells_and_leaves_no_trace(tmp_path):

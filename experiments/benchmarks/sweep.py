@@ -26,6 +26,7 @@ from fedjax_ls.data import Federation
 from fedjax_ls.models import flax_model, resolve_conv
 from fedjax_ls.sweep import groups, launch, layouts, points, product, programs
 from fedjax_ls.sweep.algebra import axis
+from fedjax_ls.sweep.batches import arguments_of, start_state
 from fedjax_ls.sweep.point import Point
 
 _SECONDS = flags.DEFINE_float('seconds', 30.0, 'To spend on each problem.')
@@ -75,22 +76,22 @@ def together(name: str, at_once: int, devices: int) -> Started:
   group = _group(of)
   done = {point.id: 0 for point in of.points}
   options = launch.Options(at_once, devices)
-  layout, compiled, common = launch.fitting(group, done, options)
-  batches = layouts.deal(group, of.points, done, layout)
-  ready = []
-  for batch in batches:
-    states = {p.id: launch.start_state(group, p, common) for p in batch.points}
-    arguments = launch.arguments_of(group, batch, layout, common, states)
-    ready.append(programs.place(arguments, group, layout))
+  ready = launch.fitting(group, done, options)
+  group, layout, compiled, common = ready
+  placed = []
+  for batch in layouts.deal(group, of.points, done, layout):
+    states = {p.id: start_state(group, p, common) for p in batch.points}
+    arguments = arguments_of(group, batch, layout, common, states)
+    placed.append(programs.place(arguments, group, layout))
 
   def rounds(first: int, count: int) -> int:
     now = programs.put_number(first, group, layout)
     number = programs.put_number(count, group, layout)
     examples = 0
-    for i, arguments in enumerate(ready):
+    for i, arguments in enumerate(placed):
       before = _examples(arguments.own.tally)
       own = compiled.advance(*arguments._replace(now=now), number)
-      ready[i] = arguments._replace(own=own)
+      placed[i] = arguments._replace(own=own)
       examples += _examples(own.tally) - before
     return examples
 

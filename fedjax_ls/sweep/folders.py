@@ -57,10 +57,9 @@ class Run:
     keep = point.config.writers.keep
     self._checkpoints = Checkpoints(folder.checkpoints, keep)
 
-  def begin(self, start: State, plan: Plan, resolved: dict[str, Any]) -> State:
+  def begin(self, start: State, plan: Plan) -> State:
     """Writes what the run consists of; returns the state to go on from."""
     config = self.point.config
-    plan = plan._replace(resolved=resolved)
     train.write_description(config, plan, self._folder, self._stored or {})
     state = train.restore(start, self._folder, self._checkpoints)
     self._recorder = train.Recorder(self._folder, self._checkpoints)
@@ -86,8 +85,9 @@ class Run:
     note = {'diverged': {'round': now, 'what': fault}}
     train.conclude(self.point.config, self._folder, note)
 
-  def close(self, last: bool) -> None:
-    """Waits for the files; `last` if the run is complete."""
+  def close(self) -> None:
+    """Waits for the checkpoints; sums a complete run up."""
     self._checkpoints.close()
-    if last and not self.fault:
-      train.conclude(self.point.config, self._folder)
+    config, lines = self.point.config, self._folder.metrics()
+    if not self.fault and lines and lines[-1]['round'] == config.rounds:
+      train.conclude(config, self._folder)

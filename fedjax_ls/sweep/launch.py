@@ -1,35 +1,25 @@
-"""Runs a study: structure by structure, batch by batch, block by block."""
+"""Runs a study, structure by structure."""
 
-import contextlib
+import math
 import os
 import pathlib
-import time
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from fedjax_ls import build, loop, rules, train
-from fedjax_ls import config as config_lib
 from fedjax_ls.checkpoint import Checkpoints, newest
 from fedjax_ls.config import ConfigError
 from fedjax_ls.consistency import require
-from fedjax_ls.progress import progress
 from fedjax_ls.sweep import groups, halving, layouts, programs
-from fedjax_ls.sweep.folders import Folders, Run
+from fedjax_ls.sweep.batches import Ready, arguments_of, run_batch, start_state
+from fedjax_ls.sweep.folders import Folders
 from fedjax_ls.sweep.groups import Group
-from fedjax_ls.sweep.layouts import Batch
 from fedjax_ls.sweep.point import Point
-from fedjax_ls.sweep.programs import Arguments, Common, Layout, Own, Pack
-from fedjax_ls.types import State
+from fedjax_ls.sweep.programs import Common
 from fedjax_ls.validate import check_range
 from fedjax_ls.writers import Folder
 
-Tree = Any
-
-# Seconds between checkpoints where `writers.checkpoint_every` leaves it open.
-CHECKPOINT_SECONDS = 60.0
 # Points at a time on a CPU: as many as keep all their parameters in the cache.
 CPU_POINTS, CPU_BYTES = 8, 1_250_000
 
@@ -133,21 +123,19 @@ def _run_group(
   until: int,
 ) -> None:
   """Compiles once, then runs batch after batch."""
-  layout, compiled, common = fitting(group, done, options)
-  batches = layouts.deal(group, group.points, done, layout)
+  ready = fitting(group, done, options)
+  layout = ready.layout
   print(
-    f'{len(group.points)} points, {layout.grid[0] * layout.grid[1]} at a time '
-    f'on {layout.devices} devices; compiled in {compiled.seconds:.1f} s',
+    f'{len(group.points)} points, {math.prod(layout)} at a time on '
+    f'{layout.devices} devices; compiled in {ready.compiled.seconds:.1f} s',
     flush=True,
   )
-  for batch in batches:
-    _run_batch(group, batch, layout, compiled, common, folders, until)
+  for batch in layouts.deal(group, group.points, done, layout):
+    run_batch(ready, batch, folders, until)
 
 
-def fitting(
-  group: Group, done: dict[str, int], options: Options
-) -> tuple[Layout, programs.Programs, Common]:
-  """The layout with most points at a time that fits, and its programs."""
+def fitting(group: Group, done: dict[str, int], options: Options) -> Ready:
+  """Compiles for as many points at a time as fit, or as `options` say."""
   on_cpu = jax.default_backend() == 'cpu'
   automatic = not options.points_at_once
   at_once = options.points_at_once or (
@@ -169,217 +157,42 @@ def fitting(
     start = start_state(group, batch.points[0], common)
     states = {point.id: start for point in batch.points}
     arguments = arguments_of(group, batch, layout, common, states)
+    smaller = _smaller_chunk(group)
     try:
       compiled = programs.compile_group(group, layout, arguments)
+      needed: float = compiled.memory
     except loop.OutOfMemory as error:
-      if at_once == 1:
-        raise
-      if not automatic:
+      if at_once > 1 and not automatic:
         raise loop.OutOfMemory(
           f'{at_once} points at a time do not fit the memory; use '
           f'--points_at_once={at_once // 2}'
         ) from error
-      at_once //= 2
-      continue
+      if at_once == 1 and smaller is group:
+        raise
+      needed = math.inf
     budget = build.MEMORY_SHARE * build.free_bytes()
-    if compiled.memory <= budget or at_once == 1 or not automatic:
-      return layout, compiled, common
-    at_once = max(1, min(at_once // 2, int(at_once * budget / compiled.memory)))
+    last = at_once == 1 and smaller is group
+    if needed <= budget or last or not automatic:
+      return Ready(group, layout, compiled, common)
+    if at_once == 1:
+      group = smaller
+    most = at_once if needed == math.inf else at_once * budget / needed
+    at_once = max(1, min(at_once // 2, int(most)))
+
+
+def _smaller_chunk(group: Group) -> Group:
+  """With half the clients at a time, where they are free to choose."""
+  execution = group.job.execution
+  if not group.clients[0].plan.shrinks or execution.chunk == 1:
+    return group
+  execution = execution._replace(chunk=execution.chunk // 2)
+  return group._replace(job=group.job._replace(execution=execution))
 
 
 def _cached_points(group: Group) -> int:
   params, _ = jax.eval_shape(group.job.model.init, jax.random.key(0))
   size = sum(p.size * p.dtype.itemsize for p in jax.tree.leaves(params))
   return min(max(CPU_BYTES // size, 1), CPU_POINTS)
-
-
-def start_state(group: Group, point: Point, common: Common) -> State:
-  """The state of a point before its first round."""
-  federation = group.clients_of(point).federation
-  job = group.job._replace(
-    hyper=build.numbers(point.config),
-    federation=federation._replace(x=common.x, y=common.y),
-  )
-  seeds = config_lib.seeds(point.config)
-  return loop.initial_state(job, seeds['model'], seeds['train'])
-
-
-def arguments_of(
-  group: Group,
-  batch: Batch,
-  layout: Layout,
-  common: Common,
-  states: dict[str, State],
-) -> Arguments:
-  """Everything for a batch in its grid, of NumPy arrays but for `common`."""
-  grid = batch.grid(layout)
-  firsts = [pack[0] for pack in grid]
-  clients = [group.clients_of(point) for point in firsts]
-  pack = Pack(
-    _stack([c.federation for c in clients]),
-    _stack([c.tests for c in clients]),
-    np.array([config_lib.seeds(p.config)['train'] for p in firsts], np.uint32),
-  )
-  hyper = _stack([_stack([_numbers(p) for p in pack]) for pack in grid])
-  own = _stack(
-    [_stack([Own(*states[p.id][:4]) for p in pack]) for pack in grid]
-  )
-  return Arguments(common, np.int32(batch.done), pack, hyper, own)
-
-
-def _numbers(point: Point) -> Tree:
-  settings = build.settings(point.config)
-  return jax.tree.map(np.float32, settings)
-
-
-def _stack(trees: list[Any]) -> Any:
-  return jax.tree.map(lambda *a: np.stack([np.asarray(b) for b in a]), *trees)
-
-
-def _run_batch(
-  group: Group,
-  batch: Batch,
-  layout: Layout,
-  compiled: programs.Programs,
-  common: Common,
-  folders: Folders,
-  until: int,
-) -> None:
-  """Runs the points of a batch; their folders are locked meanwhile."""
-  at_once = layout.packs * layout.points
-  with contextlib.ExitStack() as stack:
-    runs, states = {}, {}
-    for point in batch.points:
-      folder = Folder(folders.of(point))
-      stack.enter_context(folder.locked())
-      made = runs[point.id] = Run(point, folder)
-      plan = group.clients_of(point).plan
-      resolved = {**plan.resolved, 'points_at_once': at_once}
-      start = start_state(group, point, common)
-      states[point.id] = made.begin(start, plan, resolved)
-      made.timing({'compile_seconds': compiled.seconds})
-    arguments = arguments_of(group, batch, layout, common, states)
-    arguments = programs.place(arguments, group, layout)
-    try:
-      _advance(batch, runs, arguments, group, layout, compiled, until)
-    finally:
-      for point in batch.points:
-        runs[point.id].close(last=_at_end(point, folders))
-
-
-def _advance(
-  batch: Batch,
-  runs: dict[str, Run],
-  arguments: Arguments,
-  group: Group,
-  layout: Layout,
-  compiled: programs.Programs,
-  until: int,
-) -> None:
-  config = batch.points[0].config
-  every = config.writers.checkpoint_every
-  saved = time.perf_counter()
-  with progress(config.writers.progress, until, batch.done) as shown:
-    for stop in _stops(batch, arguments, group, layout, compiled, until):
-      alive = [(p, at) for p, at in batch.places() if not runs[p.id].fault]
-      for point, at in alive:
-        values = {k: loop.shortest(v[at]) for k, v in stop.metrics.items()}
-        fault = loop.divergence(stop.round, values, bool(stop.healthy[at]))
-        if fault:
-          runs[point.id].diverge(stop.round, fault)
-          continue
-        told = stop.round == config.rounds or stop.on_schedule
-        runs[point.id].results(
-          stop.round, values if told else {}, stop.on_schedule
-        )
-        runs[point.id].timing(
-          {
-            'round': stop.round,
-            'seconds': stop.seconds,
-            'points': len(batch.points),
-          }
-        )
-      alive = [(p, at) for p, at in alive if not runs[p.id].fault]
-      now = time.perf_counter()
-      due = (
-        stop.round % every == 0 if every else now - saved > CHECKPOINT_SECONDS
-      )
-      if due or stop.round == until:
-        saved = now
-        own = jax.device_get(stop.own)
-        for point, at in alive:
-          runs[point.id].checkpoint(_state(own, at, stop.round, point))
-      shown.show(stop.round, _means(stop.metrics, [at for _, at in alive]))
-      if not alive:
-        return
-
-
-class Stop(NamedTuple):
-  """A batch between two blocks of rounds; metrics are `[G, V]`."""
-
-  round: int
-  own: Own
-  metrics: dict[str, np.ndarray]
-  healthy: np.ndarray
-  on_schedule: bool
-  seconds: float
-
-
-def _stops(
-  batch: Batch,
-  arguments: Arguments,
-  group: Group,
-  layout: Layout,
-  compiled: programs.Programs,
-  until: int,
-) -> Iterator[Stop]:
-  """Runs from stop to stop, as `loop.run` does."""
-  config = batch.points[0].config
-  every = config.writers.checkpoint_every
-  now = batch.done
-  while now < until:
-    begin = time.perf_counter()
-    end = loop.next_stop(now, until, config.eval_every, every)
-    count = programs.put_number(end - now, group, layout)
-    later = programs.put_number(end, group, layout)
-    with loop.memory_named(group.job), jax.transfer_guard('disallow'):
-      own = compiled.advance(*arguments, count)
-      arguments = arguments._replace(own=own, now=later)
-      judged = compiled.judge(*arguments)
-      metrics, healthy = jax.device_get(judged)
-    now = end
-    on_schedule = now % config.eval_every == 0
-    if on_schedule:
-      arguments = arguments._replace(own=_emptied(own, group, layout))
-    seconds = time.perf_counter() - begin
-    yield Stop(now, arguments.own, metrics, healthy, on_schedule, seconds)
-
-
-def _emptied(own: Own, group: Group, layout: Layout) -> Own:
-  """With the tally of a new beginning."""
-  zeros = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), own.tally)
-  return own._replace(tally=programs.put_own(zeros, group, layout))
-
-
-def _state(own: Own, at: tuple[int, int], now: int, point: Point) -> State:
-  """One point's state, of NumPy arrays."""
-  seed: Any = np.uint32(config_lib.seeds(point.config)['train'])
-  rounds: Any = np.int32(now)
-  mine = jax.tree.map(lambda a: a[at], own)
-  return State(
-    mine.server, mine.clients, mine.sampler, mine.tally, seed, rounds
-  )
-
-
-def _means(
-  metrics: dict[str, np.ndarray], places: list[tuple[int, int]]
-) -> dict[str, float]:
-  """Mean over the points that have not diverged."""
-  if not places:
-    return {}
-  return {
-    k: float(np.mean([v[at] for at in places])) for k, v in metrics.items()
-  }
 
 
 def _one_by_one(points: list[Point], folders: Folders) -> None:
@@ -405,11 +218,6 @@ def _complete(point: Point, folders: Folders) -> None:
     train.finished(point.config, folder, checkpoints, done)
     checkpoints.close()
     train.conclude(point.config, folder)
-
-
-def _at_end(point: Point, folders: Folders) -> bool:
-  lines = Folder(folders.of(point)).metrics()
-  return bool(lines) and lines[-1]['round'] == point.config.rounds
 
 
 def _diverged(point: Point, folders: Folders) -> bool:

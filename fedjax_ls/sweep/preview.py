@@ -10,6 +10,7 @@ import numpy as np
 
 from fedjax_ls.config import leaves
 from fedjax_ls.sweep import axes, groups, launch, layouts, programs
+from fedjax_ls.sweep.batches import arguments_of, start_state
 from fedjax_ls.sweep.folders import Folders
 from fedjax_ls.sweep.groups import Group
 from fedjax_ls.sweep.launch import Options
@@ -68,11 +69,12 @@ def _which(part: list[Point], points: list[Point]) -> str:
 def _group(
   group: Group, done: dict[str, int], options: Options
 ) -> tuple[list[str], float]:
-  layout, compiled, common = launch.fitting(group, done, options)
+  ready = launch.fitting(group, done, options)
+  group, layout, compiled, common = ready
   batches = layouts.deal(group, group.points, done, layout)
-  start = launch.start_state(group, group.points[0], common)
+  start = start_state(group, group.points[0], common)
   states = {point.id: start for point in group.points}
-  arguments = launch.arguments_of(group, batches[0], layout, common, states)
+  arguments = arguments_of(group, batches[0], layout, common, states)
   arguments = programs.place(arguments, group, layout)
   own = _bytes(arguments.own) / math.prod(layout.grid)
   a_round, a_judgement = _times(group, layout, compiled, arguments)
