@@ -34,7 +34,7 @@ _PROBLEMS = flags.DEFINE_list(
   'problems', ['mnist_lr', 'small_cnn'], 'Which to measure.'
 )
 _AT_ONCE = flags.DEFINE_list(
-  'at_once', ['8'], 'Points at a time on each device.'
+  'at_once', ['0'], 'Points at a time on each device, 0 as a study chooses.'
 )
 _DEVICES = flags.DEFINE_list('devices', ['1', '2'], 'Numbers of devices.')
 
@@ -196,7 +196,8 @@ def _measure(name: str) -> list[dict[str, Any]]:
   for devices in map(int, _DEVICES.value):
     for at_once in map(int, _AT_ONCE.value):
       side = harness.Side(together, name, at_once, devices)
-      made[f'study, {at_once} at once, devices {devices}'] = side
+      told = at_once or 'chosen'
+      made[f'study, {told} at once, devices {devices}'] = side
   number = len(RATES) * len(SEEDS)
   timed = harness.compare(made, number * COHORT, _SECONDS.value)
   for side in made.values():

@@ -91,6 +91,17 @@ def swept(points: list[Point]) -> dict[str, list[Any]]:
   return values
 
 
+def which(part: list[Point], points: list[Point]) -> str:
+  """What sets one structure apart from the others of a study, for people."""
+  config, settings = part[0].config, part[0].settings
+  fields = [
+    f'{field} = {settings[field]}'
+    for field in swept(points)
+    if field in settings and kind(field, config) == STRUCTURE
+  ]
+  return ': ' + ', '.join(fields) if fields else ''
+
+
 _ARTICLES = {'int': 'an'}
 
 

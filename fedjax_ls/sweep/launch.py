@@ -11,7 +11,7 @@ from fedjax_ls import build, loop, rules, train
 from fedjax_ls.checkpoint import Checkpoints, newest
 from fedjax_ls.config import ConfigError
 from fedjax_ls.consistency import require
-from fedjax_ls.sweep import groups, halving, layouts, programs
+from fedjax_ls.sweep import axes, groups, halving, layouts, programs
 from fedjax_ls.sweep.batches import Ready, arguments_of, run_batch, start_state
 from fedjax_ls.sweep.folders import Folders
 from fedjax_ls.sweep.groups import Group
@@ -96,7 +96,8 @@ def _run_until(
   points: list[Point], folders: Folders, options: Options, until: int
 ) -> None:
   """Runs all points up to round `until`, or to their last one for 0."""
-  for members in groups.structures(points):
+  structures = groups.structures(points)
+  for i, members in enumerate(structures):
     todo = [p for p in members if not folders.over(p)]
     done = {p.id: folders.done(p) for p in todo}
     to = until or members[0].config.rounds
@@ -106,6 +107,9 @@ def _run_until(
     todo = [p for p in todo if done[p.id] < to]
     if not todo:
       continue
+    print(
+      f'structure {i + 1} of {len(structures)}{axes.which(members, points)}'
+    )
     execution = todo[0].config.execution
     if execution.debug or execution.data == 'host':
       _one_by_one(todo, folders)

@@ -8,13 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedjax_ls.config import leaves
 from fedjax_ls.sweep import axes, groups, launch, layouts, programs
 from fedjax_ls.sweep.batches import arguments_of, start_state
 from fedjax_ls.sweep.folders import Folders
 from fedjax_ls.sweep.groups import Group
 from fedjax_ls.sweep.launch import Options
-from fedjax_ls.sweep.point import METHOD, Point
+from fedjax_ls.sweep.point import Point
 from fedjax_ls.sweep.programs import Arguments
 
 
@@ -41,7 +40,7 @@ def dry_run(
   members = groups.structures(todo)
   total = 0.0
   for i, part in enumerate(members):
-    yield f'structure {i + 1} of {len(members)}{_which(part, points)}'
+    yield f'structure {i + 1} of {len(members)}{axes.which(part, points)}'
     execution = part[0].config.execution
     if execution.debug or execution.data == 'host':
       yield f'  {len(part)} points as single runs, one after the other'
@@ -52,18 +51,6 @@ def dry_run(
       total += seconds
       yield from (f'  {line}' for line in lines)
   yield f'about {_clock(total)} in all, without compiling'
-
-
-def _which(part: list[Point], points: list[Point]) -> str:
-  """What sets a structure apart from the others."""
-  config = part[0].config
-  fields = [
-    f'{field} = {part[0].settings.get(field)}'
-    for field in axes.swept(points)
-    if axes.kind(field, config) == axes.STRUCTURE
-    and (field == METHOD or field in leaves(config))
-  ]
-  return ': ' + ', '.join(fields) if fields else ''
 
 
 def _group(
