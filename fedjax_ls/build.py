@@ -26,7 +26,7 @@ from fedjax_ls.data import Partition
 from fedjax_ls.networks import Networks, networks
 from fedjax_ls.placement import place
 from fedjax_ls.samples import Samples, read
-from fedjax_ls.types import Execution, Sampler, State
+from fedjax_ls.types import Execution, State
 from fedjax_ls.validate import check_data
 
 # Share of a device's free memory that a block of rounds may take.
@@ -137,6 +137,12 @@ def plan(config: Config, stored: dict[str, Any] | None = None) -> Plan:
         f'execution.data = host does not fit method {method.name}, which '
         'judges clients by their training data; use execution.data = device'
       )
+    if algorithm.sampler.asks:
+      raise ConfigError(
+        f'execution.data = host does not fit sampler.name = '
+        f'{config.sampler.name!r}, which asks clients about examples that are '
+        'not on the device; use execution.data = device or another sampler'
+      )
     host = hosted.on_host(federation)
     federation = hosted.outline(host)
   job = loop.Job(
@@ -160,7 +166,13 @@ def numbers(config: Config) -> hyper.Hyper:
 
 def settings(config: Config) -> hyper.Hyper:
   """The settings that a round reads: groups of the configuration."""
-  return hyper.Hyper(config.client, config.server, config.algorithm)
+  return hyper.Hyper(
+    config.client,
+    config.server,
+    config.algorithm,
+    config.loss,
+    config.sampler,
+  )
 
 
 def compiled(experiment: Experiment) -> tuple[Experiment, loop.Programs]:
@@ -193,13 +205,6 @@ def compiled(experiment: Experiment) -> tuple[Experiment, loop.Programs]:
   return make(largest_chunk(most, needed, MEMORY_SHARE * free_bytes()))
 
 
-def sampler(settings: config_lib.Sampler) -> Sampler:
-  """The sampler that `settings` name."""
-  if settings.name == 'everyone':
-    return samplers.everyone()
-  return samplers.uniform(settings.cohort_size)
-
-
 def largest_chunk(
   per_device: int, needed: Callable[[int], float], budget: float
 ) -> int:
@@ -225,7 +230,7 @@ def largest_chunk(
 
 def _algorithm(config: Config, nets: Networks) -> round_lib.Algorithm:
   method = algorithms.METHODS[config_lib.method_name(config)]
-  who = sampler(config.sampler)
+  who = samplers.make(config.sampler, nets.model)
   unroll = config.execution.unroll
   parts = algorithms.Parts(nets.model, who, unroll, nets.submodels)
   return method.build(config.algorithm, parts)

@@ -1,7 +1,7 @@
 """The configuration of a run: typed, checked, written down, compared.
 
 The dataclasses are plain and mutable, so that a command line can set their
-fields; the clients' and the server's settings are those of
+fields; the settings of clients, server, loss and sampler are those of
 `fedjax_ls.hyper`, the method's are its own dataclass.
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 from fedjax_ls import algorithms, hyper
 from fedjax_ls.algorithms.fedavg import FedAvg
 from fedjax_ls.clock import Clock
+from fedjax_ls.hyper import Sampler
 
 
 class ConfigError(ValueError):
@@ -123,6 +124,7 @@ class Model:
     norm_groups: groups of `gn`.
     norm_eps: eps of the norms, > 0.
     use_bias: layers have biases.
+    projector: sizes of linear layers before the classifier, empty for none.
     initializer: `lecun` or `torch`.
     dtype: of the computation, `float32` or `bfloat16`.
     loss: `cross_entropy` or `squared_error`.
@@ -139,23 +141,11 @@ class Model:
   norm_groups: int = 2
   norm_eps: float = 1e-5
   use_bias: bool = False
+  projector: tuple[int, ...] = ()
   initializer: str = 'lecun'
   dtype: str = 'float32'
   loss: str = 'cross_entropy'
   seed: int = -1
-
-
-@dataclasses.dataclass
-class Sampler:
-  """Who takes part in a round.
-
-  Attributes:
-    name: `everyone` or `uniform`.
-    cohort_size: clients a round under `uniform`.
-  """
-
-  name: str = 'everyone'
-  cohort_size: int = 10
 
 
 @dataclasses.dataclass
@@ -201,6 +191,20 @@ class Writers:
 
 
 @dataclasses.dataclass
+class Diagnostics:
+  """How often and how closely a run looks at its clients' models.
+
+  Attributes:
+    every: rounds between, a multiple of `eval_every`; 0 for never.
+    clients: number of clients looked at, evenly spaced among all; each takes
+      twice the memory of the model.
+  """
+
+  every: int = 0
+  clients: int = 10
+
+
+@dataclasses.dataclass
 class Config:
   """A whole run.
 
@@ -215,11 +219,13 @@ class Config:
     model: which network.
     algorithm: the method's own dataclass, which also says which method.
     client: what a client does.
+    loss: what its loss has beside the model's own.
     server: what the server does.
     sampler: who takes part.
     clock: how fast the clients are, to simulate time.
     execution: how it is computed.
     writers: what is written.
+    diagnostics: how its clients' models are looked at.
   """
 
   seed: int = 0
@@ -232,11 +238,13 @@ class Config:
   model: Model = dataclasses.field(default_factory=Model)
   algorithm: Any = dataclasses.field(default_factory=FedAvg)
   client: hyper.Client = dataclasses.field(default_factory=hyper.Client)
+  loss: hyper.Loss = dataclasses.field(default_factory=hyper.Loss)
   server: hyper.Server = dataclasses.field(default_factory=hyper.Server)
   sampler: Sampler = dataclasses.field(default_factory=Sampler)
   clock: Clock = dataclasses.field(default_factory=Clock)
   execution: Execution = dataclasses.field(default_factory=Execution)
   writers: Writers = dataclasses.field(default_factory=Writers)
+  diagnostics: Diagnostics = dataclasses.field(default_factory=Diagnostics)
 
 
 def method_name(config: Config) -> str:
@@ -337,7 +345,8 @@ def from_dict(tree: dict[str, Any]) -> Config:
 def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
   """Fields in which two runs differ, with both values.
 
-  `rounds`, `execution.*` and `writers.*` do not make another run.
+  `rounds`, `execution.*`, `writers.*` and `diagnostics.*` do not make another
+  run.
 
   >>> differences(Config(), Config(seed=1, rounds=7))
   {'seed': (0, 1)}
@@ -347,7 +356,7 @@ def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
     name: (ours.get(name), theirs.get(name))
     for name in {**ours, **theirs}
     if name != 'rounds'
-    and name.split('.')[0] not in ('execution', 'writers')
+    and name.split('.')[0] not in ('execution', 'writers', 'diagnostics')
     and ours.get(name) != theirs.get(name)
   }
 

@@ -8,6 +8,7 @@ another program.
 
 import dataclasses
 import typing
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -50,6 +51,8 @@ class Client:
     weight_decay: added to the gradient times the weights, >= 0.
     clip: whether to clip the gradient's global norm at `clip_norm`.
     clip_norm: largest global norm of a gradient, > 0.
+    sam: whether gradients are taken at the worst point `rho` away (SAM).
+    rho: that distance, >= 0.
     batch_size: examples a step.
     unit: what `amount` counts, `steps` or `epochs`.
     amount: local steps or epochs a round.
@@ -66,6 +69,8 @@ class Client:
   weight_decay: float = 0.0
   clip: bool = False
   clip_norm: float = 10.0
+  sam: bool = False
+  rho: float = 0.05
   batch_size: int = 32
   unit: str = 'steps'
   amount: int = 10
@@ -101,12 +106,95 @@ class Server:
   weights: str = 'size'
 
 
+@traced
+@dataclasses.dataclass
+class Loss:
+  """What a client's loss has beside the model's own, under any method.
+
+  Attributes:
+    terms: terms that are added, of `fedjax_ls.losses.TERMS`.
+    mu: weight of `proximal`, >= 0.
+    decorrelation: weight of `decorrelation`, >= 0.
+    decorrelation_scale: `paper` or `code`.
+    calibration: how a client's labels change its logits in training, of
+      `fedjax_ls.calibrations.CALIBRATIONS`.
+    tau: margin of `fedlc`, >= 0.
+    alpha: factor of absent classes of `fedrs` and `fedrs_graded`, in [0, 1].
+  """
+
+  terms: tuple[str, ...] = ()
+  mu: float = 0.01
+  decorrelation: float = 0.1
+  decorrelation_scale: str = 'paper'
+  calibration: str = 'none'
+  tau: float = 1.0
+  alpha: float = 0.5
+
+
+@traced
+@dataclasses.dataclass
+class Sampler:
+  """Who takes part in a round; each sampler reads some of the fields.
+
+  Attributes:
+    name: of `fedjax_ls.samplers.SAMPLERS`.
+    cohort_size: clients a round, of all but `everyone`.
+    candidates: clients among which `pow_d`, `cpow_d` and `rpow_d` choose, 0
+      for all.
+    size_exponent: e where clients are ranked by their loss times n_k^e.
+    gradients: what `divfl` compares, `full` gradients, those of the `head` or
+      a random `sketch`.
+    sketch_size: numbers in such a sketch.
+    refresh: whose gradients `divfl` renews, those of the `cohort`, or of
+      `everyone` in each round.
+    subset: clients among which a step of `divfl`'s greedy search chooses, at
+      random; 0 for all.
+    exploration: share of clients new to `oort` in its first round, in [0, 1].
+    exploration_decay: factor of it from round to round, in (0, 1].
+    exploration_floor: least share of new clients, in [0, 1].
+    cutoff: how near to the last score in rank `oort` still chooses, in [0, 1].
+    straggler_penalty: power with which slow clients lose score, >= 0.
+    pacer_start: percentile of the clients' times that is not slow, in [0, 100].
+    pacer_step: by how much it may rise, >= 0.
+    pacer_window: rounds after which it may.
+    dropout: probability that a chosen client drops out, in [0, 1].
+    availability: an `.npz` with `available[T, C]`, who is there in each round,
+      over and over, or `dropout[C]` in place of `dropout`, or both; empty for
+      everyone.
+  """
+
+  name: str = 'everyone'
+  cohort_size: int = 10
+  candidates: int = 0
+  size_exponent: float = 0.0
+  gradients: str = 'full'
+  sketch_size: int = 64
+  refresh: str = 'cohort'
+  subset: int = 0
+  exploration: float = 0.9
+  exploration_decay: float = 0.95
+  exploration_floor: float = 0.2
+  cutoff: float = 0.7
+  straggler_penalty: float = 2.0
+  pacer_start: float = 10.0
+  pacer_step: float = 5.0
+  pacer_window: int = 20
+  dropout: float = 0.0
+  availability: str = ''
+
+
 class Hyper(NamedTuple):
   """All settings a round reads; `method` is the method's own dataclass."""
 
   client: Client
   server: Server
   method: Any
+  loss: Loss = Loss()
+  sampler: Sampler = Sampler()
+
+
+# How a part reads a number of its own from `Hyper`.
+Number = Callable[[Any], jax.Array]
 
 
 def learning_rate(client: Client, round: jax.Array) -> jax.Array:

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_ls import diagnostics, hosted
 from fedjax_ls import evaluate as evaluate_lib
-from fedjax_ls import hosted
 from fedjax_ls import round as round_lib
 from fedjax_ls.data import checks
 from fedjax_ls.data.federation import Federation, federate
@@ -315,6 +315,65 @@ def run(
       state = state._replace(tally=_zeros(state.tally, job.execution))
     told = values if on_schedule or now == rounds else {}
     yield Stop(now, state, told, on_schedule, _since(begin))
+
+
+def diagnosis(
+  job: Job, state: State, num_clients: int
+) -> Callable[[State], dict[str, np.ndarray]]:
+  """Compiles `diagnostics.diagnose` for clients evenly spaced among all.
+
+  Args:
+    job: the run; `place`d.
+    state: a state of it; only shapes and types are read.
+    num_clients: how many clients, at most all.
+
+  Returns:
+    `(state) -> {name: array}`, on the first of the job's `tests`; the state
+    stays usable.
+
+  Raises:
+    ValueError: the method trains no model like the global one.
+    OutOfMemory: it does not fit a device.
+  """
+  population = len(job.federation.size)
+  count = min(num_clients, population)
+  ids = place(
+    np.arange(count, dtype=np.int32) * population // count, job.execution
+  )
+  test = next(iter(job.tests.values()))
+
+  @_in_precision(job.precision)
+  def look(hyper, federation, state, test, ids):
+    return diagnostics.diagnose(
+      job.algorithm, job.model, hyper, federation, state, test, ids,
+      job.execution,
+    )  # fmt: skip
+
+  with memory_named(job):
+    program = (
+      jax.jit(look).lower(job.hyper, job.federation, state, test, ids).compile()
+    )
+
+  def looked(state: State) -> dict[str, np.ndarray]:
+    with memory_named(job):
+      found = program(job.hyper, job.federation, state, test, ids)
+      return jax.device_get(found)
+
+  return looked
+
+
+def client_values(job: Job, state: State) -> dict[str, np.ndarray]:
+  """Test loss and metrics of each client, `{name: [C]}`."""
+
+  @jax.jit
+  @_in_precision(job.precision)
+  def values(hyper, federation, state, test):
+    return evaluate_lib.client_values(
+      job.algorithm, job.model, hyper, state, federation, test
+    )
+
+  args = job.hyper, job.federation, _on_device(state, job), job.tests['test']
+  return jax.device_get(values(*args))
 
 
 def _in_precision(precision: str) -> Callable[[Callable], Callable]:

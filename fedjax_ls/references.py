@@ -1,6 +1,6 @@
 """The papers of what a run is made of."""
 
-from fedjax_ls import algorithms
+from fedjax_ls import algorithms, samplers
 from fedjax_ls.config import Config, method_name
 
 _REDDI = 'Reddi et al. Adaptive federated optimization. ICLR 2021.'
@@ -20,10 +20,19 @@ SERVER_OPTIMIZERS = {
   'yogi': _REDDI,
 }
 NORMS = {'fn': _ZHANG, 'ln': _ZHANG}
+# Methods whose papers brought what any method can have.
+METHODS_OF = {
+  'proximal': 'fedprox',
+  'decorrelation': 'feddecorr',
+  'fedlc': 'fedlc',
+  'fedrs': 'fedrs',
+  'fedrs_graded': 'fedrs',
+  'sam': 'fedsam',
+}
 
 
 def references(config: Config) -> list[str]:
-  """What to cite for a run: its method, server optimizer and norm.
+  """What to cite for a run: its method and the parts in use, each once.
 
   >>> config = Config()
   >>> config.server.optimizer = 'yogi'
@@ -31,9 +40,16 @@ def references(config: Config) -> list[str]:
   ['Reddi et al. Adaptive federated optimization. ICLR 2021.']
   """
   found = list(algorithms.METHODS[method_name(config)].references)
+  sampler = samplers.SAMPLERS[config.sampler.name].reference
+  found += [sampler] if sampler else []
   for table, name in (
     (SERVER_OPTIMIZERS, config.server.optimizer),
     (NORMS, config.model.norm),
   ):
     found += [table[name]] if name in table else []
-  return found
+  parts = [*config.loss.terms, config.loss.calibration]
+  parts += ['sam'] if config.client.sam else []
+  for part in parts:
+    if part in METHODS_OF:
+      found += algorithms.METHODS[METHODS_OF[part]].references
+  return list(dict.fromkeys(found))

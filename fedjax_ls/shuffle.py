@@ -33,7 +33,19 @@ def permute(
   >>> sorted(permute(jax.random.key(0), jnp.arange(5), 5).tolist())
   [0, 1, 2, 3, 4]
   """
-  centers, salts = jax.random.bits(key, (2, _ROUNDS), 'uint32')
+  return permute_by(choices(key), position, size)
+
+
+def choices(key: jax.Array) -> jax.Array:
+  """All random numbers of one permutation, uint32 `[2, 32]`."""
+  return jax.random.bits(key, (2, _ROUNDS), 'uint32')
+
+
+def permute_by(
+  chosen: jax.Array, position: jax.Array, size: int | jax.Array
+) -> jax.Array:
+  """`permute` for the random numbers of `choices`."""
+  centers, salts = chosen
   centers = (centers % jnp.asarray(size, jnp.uint32)).astype(jnp.int32)
   size = jnp.asarray(size, jnp.int32)
   position = jnp.asarray(position, jnp.int32)
@@ -41,12 +53,12 @@ def permute(
     partner = center - position
     partner = jnp.where(partner < 0, partner + size, partner)
     high = jnp.maximum(position, partner)
-    swap = _mix(high.astype(jnp.uint32) ^ salt) >> 31
+    swap = mix(high.astype(jnp.uint32) ^ salt) >> 31
     position = jnp.where(swap == 1, partner, position)
   return position
 
 
-def _mix(bits: jax.Array) -> jax.Array:
+def mix(bits: jax.Array) -> jax.Array:
   """Spreads 32 bits so that each output bit depends on all input bits."""
   bits = (bits ^ (bits >> 16)) * jnp.uint32(0x7FEB352D)
   bits = (bits ^ (bits >> 15)) * jnp.uint32(0x846CA68B)

@@ -88,7 +88,7 @@ def varying(records: Sequence[Record]) -> list[str]:
     name
     for name in names
     if name not in (*SEEDS, 'rounds')
-    and name.split('.')[0] not in ('execution', 'writers')
+    and name.split('.')[0] not in ('execution', 'writers', 'diagnostics')
     and len({_hashable(record.fields.get(name)) for record in records}) > 1
   ]
 

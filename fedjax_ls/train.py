@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedjax_ls import build, loop, padding
+from fedjax_ls import build, diagnostic_plots, loop, padding
 from fedjax_ls import config as config_lib
 from fedjax_ls.build import Experiment, Plan
 from fedjax_ls.checkpoint import Checkpoints, Unreadable, newest
@@ -21,17 +21,23 @@ from fedjax_ls.progress import progress, told
 from fedjax_ls.references import references
 from fedjax_ls.types import State
 from fedjax_ls.validate import validate
-from fedjax_ls.writers import Folder, learning_curve, summary, versions
+from fedjax_ls.writers import (
+  Folder,
+  client_histogram,
+  learning_curve,
+  summary,
+  versions,
+)
 
 
 def train(config: Config, workdir: str | os.PathLike) -> dict[str, Any]:
   """Runs a configuration in a folder, or goes on with what is there.
 
   Writes `config.json`, `partition.npz`, `metrics.jsonl`, `timing.jsonl`,
-  `summary.json`, `checkpoints/` and `plots/`.  Called again, it continues
-  from the newest checkpoint and leaves the same bytes in `metrics.jsonl` and
-  the same parameters as a run that was never stopped; a finished run is left
-  alone, unless `rounds` has grown.
+  `summary.json`, `checkpoints/`, `plots/` and, if asked, `diagnostics/`.
+  Called again, it continues from the newest checkpoint and leaves the same
+  bytes in `metrics.jsonl` and the same parameters as a run that was never
+  stopped; a finished run is left alone, unless `rounds` has grown.
 
   Args:
     config: the configuration.
@@ -339,6 +345,9 @@ def _advance(
   """Runs to the last round."""
   every = config.writers.checkpoint_every or config.eval_every
   recorder = Recorder(folder, checkpoints)
+  looking = config.diagnostics.every
+  if looking:
+    diagnosed = loop.diagnosis(job, state, config.diagnostics.clients)
   stops = loop.run(
     job,
     programs,
@@ -351,10 +360,26 @@ def _advance(
   with progress(config.writers.progress, config.rounds, done) as shown:
     for stop in stops:
       recorder.results(stop.round, stop.metrics, stop.on_schedule)
+      if looking and stop.round % looking == 0:
+        folder.write_diagnostics(stop.round, diagnosed(stop.state))
       if stop.round % every == 0 or stop.round == config.rounds:
         recorder.checkpoint(stop.state)
       folder.add_timing({'round': stop.round, 'seconds': stop.seconds})
       shown.show(stop.round, stop.metrics)
+  if config.writers.plots:
+    _plot_clients(job, stop.state, folder)
+
+
+def _plot_clients(job: loop.Job, state: State, folder: Folder) -> None:
+  """Draws how the last model's test metric spreads over the clients."""
+  test = job.tests['test']
+  present = np.asarray(test.size) > 0
+  if not present.any():
+    return
+  found = loop.client_values(job, state)
+  measure = 'accuracy' if 'accuracy' in found else 'loss'
+  file = folder.path / 'plots' / 'clients.png'
+  client_histogram(found[measure][present], file, measure)
 
 
 def conclude(
@@ -379,5 +404,6 @@ def conclude(
       if 'simulated_seconds' in lines[-1]:
         over = 'simulated_seconds'
         learning_curve(lines, plots / f'{over}.png', over)
+      diagnostic_plots.draw(folder.diagnostics(), plots)
     folder.write('summary.json', result)
   return result

@@ -21,6 +21,17 @@ def control_variate() -> optax.GradientTransformationExtraArgs:
   return optax.GradientTransformationExtraArgs(_no_state, update)
 
 
+def proximal(mu) -> optax.GradientTransformationExtraArgs:
+  """Adds mu (y - z) for the tree z = `anchor=`, the gradient of
+  mu/2 |y - z|^2."""
+
+  def update(updates, state, params=None, *, anchor, **_):
+    drift = optax.tree.sub(params, anchor)
+    return optax.tree.add_scale(updates, mu, drift), state
+
+  return optax.GradientTransformationExtraArgs(_no_state, update)
+
+
 def masked_update() -> optax.GradientTransformationExtraArgs:
   """Multiplies the update by the tree `mask=`.
 
@@ -30,6 +41,54 @@ def masked_update() -> optax.GradientTransformationExtraArgs:
 
   def update(updates, state, params=None, *, mask, **_):
     return jax.tree.map(jnp.multiply, updates, mask), state
+
+  return optax.GradientTransformationExtraArgs(_no_state, update)
+
+
+def sharpness_aware(rho) -> optax.GradientTransformationExtraArgs:
+  """Takes the gradient at y + rho g / |g|, g the gradient at y (SAM).
+
+  Belongs first in a chain.  Where g = 0 the gradient is taken at y.
+
+  Args:
+    rho: distance, >= 0.
+
+  References:
+    Foret et al. Sharpness-aware minimization for efficiently improving
+    generalization. ICLR 2021.
+  """
+
+  def update(updates, state, params=None, *, grad_fn, **_):
+    square = optax.tree.norm(updates, squared=True)
+    norm = jnp.sqrt(jnp.where(square > 0, square, 1))
+    point = optax.tree.add_scale(params, rho / norm, updates)
+    return grad_fn(point), state
+
+  return optax.GradientTransformationExtraArgs(_no_state, update)
+
+
+def grad_align() -> optax.GradientTransformationExtraArgs:
+  """Takes the gradient at y + v, v the tree `displacement=` (GradAlign).
+
+  Belongs first in a chain.  With v = -b (g - g_i), g_i this client's gradient
+  and g the clients' mean, one step of all follows the gradient of
+  f + (b / 2) mean_i |g_i - g|^2 up to O(b^2).
+
+  References:
+    Dandi, Barba, Jaggi. Implicit gradient alignment in distributed and
+    federated learning. AAAI 2022.
+
+  >>> tx = grad_align()
+  >>> g, _ = tx.update(
+  ...   jnp.array(2.), tx.init(0.), jnp.array(1.),
+  ...   displacement=jnp.array(0.5), grad_fn=jax.grad(lambda y: y * y))
+  >>> float(g)
+  3.0
+  """
+
+  def update(updates, state, params=None, *, displacement, grad_fn, **_):
+    del updates
+    return grad_fn(optax.tree.add(params, displacement)), state
 
   return optax.GradientTransformationExtraArgs(_no_state, update)
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fedjax_ls as fl
-from fedjax_ls import build, clock, local
+from fedjax_ls import build, clock, local, types
 from fedjax_ls import round as round_lib
 from fedjax_ls.cost import Cost
 from fedjax_ls.train import train
@@ -51,8 +51,9 @@ def test_examples_seen_are_those_of_the_masks(size, last_batch):
   client = fl.Client(batch_size=4, amount=7, last_batch=last_batch)
   seen = 0
   for step in range(client.amount):
-    key = jax.random.key(0)
-    mask = local.batch(client, jnp.arange(12), jnp.int32(size), key, step)[1]
+    rows, size = jnp.arange(12), jnp.int32(size)
+    chosen = local.reshuffled(client, jax.random.key(0), size, step)
+    mask = local.batch(client, rows, size, chosen, step)[1]
     seen += int(mask.sum())
   assert local.examples_seen(client, jnp.int32(size)) == seen
 
@@ -187,7 +188,7 @@ def test_equal_rounds_do_not_drift():
   @jax.jit
   def go(state):
     def turn(_, state):
-      return who.sample(state, federation, None, 0)[1]
+      return who.sample(None, state, types.Draw(federation, None, 0))[1]
 
     return jax.lax.fori_loop(0, 100_000, turn, state)
 

@@ -237,6 +237,20 @@ def test_points_are_their_single_runs(
   assert len(sizes) == 2  # padded to one shape
 
 
+@pytest.mark.parametrize('method', ['scaffold', 'ifca', 'fedbn'])
+def test_methods_with_states_are_their_single_runs(tmp_path, method):
+  """Also where the cohort changes and client states are scattered."""
+  base = dirichlet(
+    rounds=3, sampler__name='uniform', sampler__cohort_size=4, eval_every=3
+  )
+  base.algorithm = fl.algorithms.find(method).settings()
+  points = study(base, 'client.learning_rate=0.05,0.2')
+  sweep.run(points, tmp_path)
+  train(points[1].config, tmp_path / 'single')
+  ours = tmp_path / 'points' / points[1].name
+  assert_same_results(ours, tmp_path / 'single')
+
+
 def test_clients_may_be_spread_over_devices_instead(tmp_path, singles):
   points = study(dirichlet(execution__devices=2), TEXT)
   sweep.run(points, tmp_path, sweep.Options(points_at_once=2))
@@ -393,6 +407,7 @@ def test_halving_keeps_the_best_settings(tmp_path, monkeypatch):
     ('6:1', {}, 'multiples below the last'),
     ('2:1', {'data__validation': 0.0}, 'data.validation = 0'),
     ('2:1', {'execution__data': 'host'}, 'execution.data = device'),
+    ('2:1', {'diagnostics__every': 2}, 'diagnostics.every = 0'),
   ],
 )
 def test_a_plan_that_cannot_be_is_refused(text, fields, part):
@@ -417,8 +432,11 @@ def test_validation_rows_of_every_seed_are_there():
   assert group.x is group.job.federation.x
 
 
-def test_host_data_run_one_by_one(tmp_path):
-  base = plain(rounds=2, execution__data='host')
+@pytest.mark.parametrize(
+  'fields', [{'execution__data': 'host'}, {'diagnostics__every': 2}]
+)
+def test_what_cannot_run_together_runs_alone(tmp_path, fields):
+  base = plain(rounds=2, **fields)
   points = study(base, 'client.learning_rate=0.1,1e20')
   done = sweep.run(points, tmp_path)
   assert (done['finished'], done['diverged']) == (points[:1], points[1:])

@@ -49,6 +49,7 @@ def test_a_run_writes_its_files(tmp_path):
     'metrics.jsonl',
     'timing.jsonl',
     'summary.json',
+    'plots/clients.png',
     'plots/learning_curve.png',
     'plots/partition.png',
     'checkpoints/6',

@@ -165,9 +165,9 @@ def _group(of: Study) -> groups.Group:
   """The points as a group, FedAvg on cohorts from a table."""
   table = jnp.asarray(of.cohorts)
 
-  def sample(state, federation, key, round):
-    del federation, key
-    return table[round % len(table)], state
+  def sample(hyper, state, draw):
+    del hyper
+    return table[draw.round % len(table)], state
 
   lowering = resolve_conv('auto', jax.default_backend())
   first = of.federations[0]

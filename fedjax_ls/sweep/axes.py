@@ -80,6 +80,13 @@ def samples(config: Config) -> str:
   return json.dumps(kept, default=list)
 
 
+def alone(config: Config) -> bool:
+  """Whether a point runs by itself: host data, debugging, diagnostics."""
+  execution = config.execution
+  looked_at = config.diagnostics.every > 0
+  return execution.data == 'host' or execution.debug or looked_at
+
+
 def swept(points: list[Point]) -> dict[str, list[Any]]:
   """`{field: values}` of the fields in which points differ by their sweep."""
   values: dict[str, list[Any]] = {}

@@ -11,6 +11,7 @@ import numpy as np
 from fedjax_ls import config as config_lib
 from fedjax_ls.config import Config, ConfigError
 from fedjax_ls.consistency import require
+from fedjax_ls.sweep import axes
 from fedjax_ls.sweep.folders import Folders
 from fedjax_ls.sweep.point import Point
 from fedjax_ls.writers import Folder, Line, summary
@@ -55,9 +56,9 @@ def check(points: list[Point], plan: Plan) -> None:
   for point in points if plan else ():
     config = point.config
     require(
-      config.execution.data == 'device' and not config.execution.debug,
-      'halving needs execution.data = device and execution.debug = false, '
-      'where points run together',
+      not axes.alone(config),
+      'halving needs points that run together; set execution.data = device, '
+      'execution.debug = false and diagnostics.every = 0',
     )
     require(
       config.data.validation > 0,

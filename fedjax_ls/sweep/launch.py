@@ -110,8 +110,7 @@ def _run_until(
     print(
       f'structure {i + 1} of {len(structures)}{axes.which(members, points)}'
     )
-    execution = todo[0].config.execution
-    if execution.debug or execution.data == 'host':
+    if axes.alone(todo[0].config):
       _one_by_one(todo, folders)
       continue
     stored = _stored(folders.of(todo[0]))
@@ -200,7 +199,7 @@ def _cached_points(group: Group) -> int:
 
 
 def _one_by_one(points: list[Point], folders: Folders) -> None:
-  """Single runs, for what is no program of its own (host data, debugging)."""
+  """Single runs, for what cannot run together."""
   for point in points:
     path = folders.of(point)
     print(f'point {path.name}', flush=True)

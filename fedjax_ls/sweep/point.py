@@ -18,6 +18,8 @@ OfMethod = Callable[[str], Config]
 
 # The field that names the method; its settings are a group of its own.
 METHOD = 'algorithm'
+# Groups that do not make another run.
+OTHERS = ('execution', 'writers', 'diagnostics')
 
 
 class Point(NamedTuple):
@@ -160,7 +162,7 @@ def _configured(
       continue
     if field not in known:
       raise _missing(field, value, name, known)
-    if field == 'rounds' or field.split('.')[0] in ('execution', 'writers'):
+    if field == 'rounds' or field.split('.')[0] in OTHERS:
       raise ConfigError(
         f'{field} is swept but does not make another run; set it for all '
         f'points, --config.{field}={value}'

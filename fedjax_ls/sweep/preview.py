@@ -41,8 +41,7 @@ def dry_run(
   total = 0.0
   for i, part in enumerate(members):
     yield f'structure {i + 1} of {len(members)}{axes.which(part, points)}'
-    execution = part[0].config.execution
-    if execution.debug or execution.data == 'host':
+    if axes.alone(part[0].config):
       yield f'  {len(part)} points as single runs, one after the other'
       continue
     for group in groups.prepare(part):
