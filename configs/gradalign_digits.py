@@ -10,6 +10,8 @@ client with all rows that trains for an epoch a round is sequential SGD on
 small batches: `--config.partition.num_clients=1 --config.client.unit=epochs
 --config.rounds=50 --config.eval_every=5`.  `experiments.gradalign` compares
 the three.
+
+measured: `experiments/gradalign_results/README.md`.
 """
 
 import fedjax_ls as fl

@@ -3,16 +3,20 @@
 import bisect
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from fedjax_ls import (
+  accounting,
   algorithms,
   consistency,
   data,
   hosted,
   hyper,
+  local,
   loop,
   models,
   samplers,
@@ -119,16 +123,17 @@ def plan(config: Config, stored: dict[str, Any] | None = None) -> Plan:
   algorithm = sentence(_algorithm, config, nets)
   federation = sentence(_federation, config, samples, nets)
   sentence(consistency.check_model, nets.model, federation)
+  method = algorithms.METHODS[config_lib.method_name(config)]
   spent: tuple[Cost, ...] = ()
   if config.clock.macs_per_second:
     example = dataset.x_train[:1]
     spent = sentence(costs, nets.net, example, nets.submodels)
+    spent = method.costs(config.algorithm, spent)
     algorithm = _clocked(config, algorithm, federation, spent)
   tests = {
     name: loop.evaluation_set(held.x_test, held.y_test, federation, rows)
     for name, (held, rows) in samples.tests.items()
   }
-  method = algorithms.METHODS[config_lib.method_name(config)]
   consistency.check_own_models(method, algorithm.personal, tests)
   host = None
   if config.execution.data == 'host':
@@ -142,6 +147,12 @@ def plan(config: Config, stored: dict[str, Any] | None = None) -> Plan:
         f'execution.data = host does not fit sampler.name = '
         f'{config.sampler.name!r}, which asks clients about examples that are '
         'not on the device; use execution.data = device or another sampler'
+      )
+    if algorithm.ready is not None:
+      raise ConfigError(
+        f'execution.data = host does not fit method {method.name} with '
+        "model.norm = 'bn', whose statistics come from all training examples; "
+        'use execution.data = device or another norm'
       )
     host = hosted.on_host(federation)
     federation = hosted.outline(host)
@@ -242,20 +253,25 @@ def _clocked(
   federation: data.Federation,
   spent: tuple[Cost, ...],
 ) -> round_lib.Algorithm:
-  """The algorithm with the clock around its sampler.
+  """The algorithm with clock and accounting around its sampler.
 
   Raises:
     ConfigError: no client can make the deadline.
   """
   pace = clock_lib.pace(config.clock, spent)
   seconds_of = clock_lib.local_seconds(config.client)
-  fastest = seconds_of(pace, federation.size, federation.tier).min()
+  tiers = [federation.tier]
+  if algorithm.tier is not None:  # any client may be in any
+    tiers = [np.full_like(federation.tier, t) for t in range(len(spent))]
+  fastest = min(seconds_of(pace, federation.size, t).min() for t in tiers)
   if 0 < pace.deadline < fastest:
     raise ConfigError(
       f'clock.deadline = {config.clock.deadline} is before any client is '
       f'done; choose {float(fastest):.3g} seconds or more, or 0 for none'
     )
-  who = clock_lib.timed(algorithm.sampler, pace, seconds_of)
+  seen = partial(local.examples_seen, config.client)
+  who = accounting.counted(algorithm.sampler, spent, seen)
+  who = clock_lib.timed(who, pace, seconds_of)
   return algorithm._replace(sampler=who)
 
 
@@ -319,6 +335,7 @@ def _execution(
     min(chunk, most),
     round_lib.clients_mesh(devices) if devices > 1 else None,
     wanted.debug,
+    wanted.slim,
     wanted.data == 'host',
   )
   return execution, resolved, shrinks

@@ -184,7 +184,7 @@ def timed(sampler: Sampler, pace: Pace, seconds_of: SecondsOf) -> Sampler:
     deadline = state.pace.deadline
     late = (deadline > 0) & (seconds > deadline)
     lasted = jnp.where(jnp.any(late), deadline, jnp.max(seconds))
-    total, lost = _add(state.seconds, state.lost, lasted)
+    total, lost = kahan(state.seconds, state.lost, lasted)
     state = Timed(
       inner,
       state.pace,
@@ -203,8 +203,17 @@ def timed(sampler: Sampler, pace: Pace, seconds_of: SecondsOf) -> Sampler:
   return Sampler(init, sample, passed_on(sampler), metrics, sampler.asks)
 
 
-def _add(total: Array, lost: Array, value: Array) -> tuple[Array, Array]:
-  """Kahan's sum: thousands of rounds of equal length must not drift."""
+def kahan(total: Array, lost: Array, value: Array) -> tuple[Array, Array]:
+  """Kahan's sum: thousands of rounds of equal length must not drift.
+
+  Args:
+    total: sum so far.
+    lost: what it is too much by.
+    value: to be added.
+
+  Returns:
+    The new sum, and what that is too much by.
+  """
   value = value - lost
   new = total + value
   return new, (new - total) - value

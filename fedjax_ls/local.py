@@ -11,7 +11,7 @@ from fedjax_ls import calibrations, losses, server, shuffle, transforms
 from fedjax_ls.calibrations import Calibration
 from fedjax_ls.hyper import Client, Hyper, learning_rate
 from fedjax_ls.losses import Term, View, model_loss
-from fedjax_ls.models.base import Model, Width
+from fedjax_ls.models.base import Model
 from fedjax_ls.types import Ctx, Trained, Upload, Weighted
 
 Array = jax.Array
@@ -31,7 +31,8 @@ class Start(NamedTuple):
     params: parameters of the first step.
     stats: the model's statistics.
     extra: keyword arguments of the client's optax chain on every step.
-    width: share of the channels in use, None for all.
+    width: what `Model.apply` is given as `width`: the share of the channels
+      in use, None for all.
     kept: what `finish` wants to know again.
     anchor: parameters of the model that the client received, None if they are
       `params`.
@@ -40,7 +41,7 @@ class Start(NamedTuple):
   params: Tree
   stats: Tree
   extra: dict[str, Tree] = {}  # noqa: RUF012
-  width: Width | None = None
+  width: Any = None
   kept: Tree = ()
   anchor: Tree = None
 

@@ -29,6 +29,7 @@ from fedjax_ls.types import (
   Ctx,
   Draw,
   Execution,
+  Phase,
   Question,
   Slots,
   State,
@@ -39,6 +40,8 @@ from fedjax_ls.types import (
 
 # What a client's key is folded with when a sampler asks it.
 _ASKED = (1 << 31) - 1
+# What a client's key is folded with for its tier; no phase has this number.
+_TIER = 1 << 16
 
 
 def clients_mesh(devices: int) -> jax.sharding.Mesh:
@@ -94,6 +97,7 @@ def round_step(
   execution: Execution = Execution(),  # noqa: B008
 ) -> State:
   """One round, with all examples and all client states on the device."""
+  federation = with_tiers(algorithm, federation, state)
   ids, sampler = draw(algorithm, hyper, federation, state, execution)
   slots = lay_out(federation, state.clients, ids, execution)
   server, clients, report, own = exchange(
@@ -117,6 +121,7 @@ def draw(
   execution: Execution,
 ) -> tuple[Array, Tree]:
   """The cohort `ids[K]` of a round, and the sampler's new state."""
+  federation = with_tiers(algorithm, federation, state)
   key, _ = _keys(state)
   asked = partial(_ask, algorithm, hyper, federation, state, execution)
   ask = nobody if execution.fed else asked
@@ -134,6 +139,16 @@ def observe(
   if algorithm.sampler.observe is None:
     return sampler
   return algorithm.sampler.observe(hyper, sampler, ids, own)
+
+
+def with_tiers(
+  algorithm: Algorithm, federation: Federation, state: State
+) -> Federation:
+  """The federation with the tiers of this round."""
+  ids = jnp.arange(len(federation.size))
+  return federation._replace(
+    tier=_tiers(algorithm, state, ids, federation.tier)
+  )
 
 
 def lay_out(
@@ -206,6 +221,7 @@ def exchange(
     `{metric: [K]}` of each member of the cohort.
   """
   server, clients, carry = state.server, slots.state, ()
+  slots = slots._replace(tier=_tiers(algorithm, state, slots.ids, slots.tier))
   cohort = Cohort(slots.ids[slots.place], slots.size[slots.place], population)
   report: dict[str, tuple[Array, Array]] = {}
   each: dict[str, Array] = {}
@@ -217,8 +233,9 @@ def exchange(
     message = phase.broadcast(hyper, server, state.round)
     ctx = _context(state, slots, message, clients, carry, left)
     live = slots.ids < population
+    client = _client(phase, execution)
     summed, metrics, (stacked, clients, carry, own) = map_clients(
-      phase.client, hyper, ctx, slots.ids, live, execution
+      client, hyper, ctx, slots.ids, live, execution
     )
     stacked, own = _gather((stacked, own), slots.place)
     server = phase.server(hyper, server, reduce(summed), stacked, cohort)
@@ -299,6 +316,11 @@ def _context(
   )
 
 
+def _client(phase: Phase, execution: Execution):
+  alone = execution.slim and execution.chunk == 1 and not execution.debug
+  return phase.alone if alone and phase.alone is not None else phase.client
+
+
 def _report(algorithm: Algorithm, hyper, federation: Federation, state: State):
   """What a round reports, for its structure."""
   execution = Execution()
@@ -315,6 +337,16 @@ def _keys(state: State) -> tuple[Array, Array]:
   key = jax.random.fold_in(key, state.round)
   sample_key, client_key = jax.random.split(key)
   return sample_key, client_key
+
+
+def _tiers(algorithm: Algorithm, state: State, ids: Array, tier: Array):
+  """Tiers of some clients in a round, where the method draws them anew."""
+  if algorithm.tier is None:
+    return tier
+  _, key = _keys(state)
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
+  keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _TIER)
+  return jax.vmap(algorithm.tier)(keys)
 
 
 def _gather(tree: Tree, ids: Array) -> Tree:

@@ -401,9 +401,9 @@ def conclude(
     if config.writers.plots:
       plots = folder.path / 'plots'
       learning_curve(lines, plots / 'learning_curve.png')
-      if 'simulated_seconds' in lines[-1]:
-        over = 'simulated_seconds'
-        learning_curve(lines, plots / f'{over}.png', over)
+      for over in ('simulated_seconds', 'macs', 'bytes_up'):
+        if over in lines[-1]:
+          learning_curve(lines, plots / f'{over}.png', over)
       diagnostic_plots.draw(folder.diagnostics(), plots)
     folder.write('summary.json', result)
   return result

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from fedjax_ls.cost import Cost
 from fedjax_ls.data.checks import require
 from fedjax_ls.models.base import Model
 from fedjax_ls.models.submodels import Submodels
@@ -70,6 +71,8 @@ class Method(NamedTuple):
     ranges: of the settings' numbers, `{field: rule}`; see `fedjax_ls.rules`.
     check: `(Config) -> None`, raises `ValueError` with one sentence where the
       rest of a configuration makes no sense with the method.
+    costs: `(settings, costs) -> costs`, what a client of each tier spends on
+      an example and a model, from the costs of the tiers' networks.
   """
 
   name: str
@@ -81,6 +84,9 @@ class Method(NamedTuple):
   needs_submodels: bool = False
   ranges: dict[str, Rule] = {}  # noqa: RUF012
   check: Callable[[Any], None] = lambda config: None
+  costs: Callable[[Any, tuple[Cost, ...]], tuple[Cost, ...]] = (
+    lambda settings, costs: costs
+  )
 
 
 def has_term(name: str) -> Callable[[Any], None]:
