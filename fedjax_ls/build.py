@@ -64,6 +64,22 @@ class Experiment(NamedTuple):
     return self.samples.partition
 
 
+class Plan(NamedTuple):
+  """An `Experiment` whose arrays are on the host, without a state."""
+
+  job: loop.Job
+  resolved: dict[str, Any]
+  shrinks: bool
+  samples: Samples
+  fingerprint: str
+  costs: tuple[Cost, ...] = ()
+
+  @property
+  def partition(self) -> Partition:
+    """Rows of every client, train and test."""
+    return self.samples.partition
+
+
 def prepare(config: Config, stored: dict[str, Any] | None = None) -> Experiment:
   """Reads the data, makes the clients, the model and the first state.
 
@@ -78,6 +94,24 @@ def prepare(config: Config, stored: dict[str, Any] | None = None) -> Experiment:
   Raises:
     ConfigError: the configuration does not fit the data or the machine.
     fedjax_ls.loop.OutOfMemory: the data do not fit the device.
+  """
+  made = plan(config, stored)
+  job = made.job
+  with loop.memory_named(None):
+    placed, federation, tests = place(
+      (job.hyper, job.federation, job.tests), job.execution
+    )
+  job = job._replace(hyper=placed, federation=federation, tests=tests)
+  seeds = config_lib.seeds(config)
+  state = sentence(loop.initial_state, job, seeds['model'], seeds['train'])
+  return Experiment(job, state, *made[1:])
+
+
+def plan(config: Config, stored: dict[str, Any] | None = None) -> Plan:
+  """`prepare` without using a device: no state yet, and arrays of NumPy.
+
+  Raises:
+    ConfigError: the configuration does not fit the data or the machine.
   """
   samples = read(config)
   dataset, partition = samples.dataset, samples.partition
@@ -122,36 +156,34 @@ def prepare(config: Config, stored: dict[str, Any] | None = None) -> Experiment:
       )
     host = hosted.on_host(federation)
     federation = hosted.outline(host)
-  with loop.memory_named(None):
-    placed, federation, tests = place(
-      (numbers(config), federation, tests), execution
-    )
   job = loop.Job(
     algorithm,
     nets.model,
-    placed,
+    numbers(config),
     federation,
     tests,
     execution,
     config.execution.precision,
     host,
   )
-  seeds = config_lib.seeds(config)
-  state = sentence(loop.initial_state, job, seeds['model'], seeds['train'])
   fingerprint = data.fingerprint(dataset)
-  return Experiment(job, state, resolved, shrinks, samples, fingerprint, spent)
+  return Plan(job, resolved, shrinks, samples, fingerprint, spent)
 
 
 def numbers(config: Config) -> hyper.Hyper:
   """All numbers of a configuration, as arrays."""
-  settings = hyper.Hyper(
+  return loop.numbers(settings(config))
+
+
+def settings(config: Config) -> hyper.Hyper:
+  """The settings that a round reads: groups of the configuration."""
+  return hyper.Hyper(
     config.client,
     config.server,
     config.algorithm,
     config.loss,
     config.sampler,
   )
-  return loop.numbers(settings)
 
 
 def compiled(experiment: Experiment) -> tuple[Experiment, loop.Programs]:
@@ -181,7 +213,7 @@ def compiled(experiment: Experiment) -> tuple[Experiment, loop.Programs]:
     except loop.OutOfMemory:
       return math.inf
 
-  return make(largest_chunk(most, needed, MEMORY_SHARE * _free_bytes()))
+  return make(largest_chunk(most, needed, MEMORY_SHARE * free_bytes()))
 
 
 def largest_chunk(
@@ -309,7 +341,8 @@ def _execution(
   return execution, resolved, shrinks
 
 
-def _free_bytes() -> float:
+def free_bytes() -> float:
+  """Memory that is left on a device, infinite if it does not say."""
   stats = jax.local_devices()[0].memory_stats() or {}
   if 'bytes_limit' not in stats:
     return math.inf

@@ -339,7 +339,7 @@ def from_dict(tree: dict[str, Any]) -> Config:
   except ValueError as error:
     raise ConfigError(str(error)) from None
   known = leaves(config)
-  for field, value in _flat(tree).items():
+  for field, value in flat(tree).items():
     if field not in known:
       raise unknown_field(field, known)
     set_field(config, field, value)
@@ -355,7 +355,7 @@ def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
   >>> differences(Config(), Config(seed=1, rounds=7))
   {'seed': (0, 1)}
   """
-  ours, theirs = _flat(to_dict(a)), _flat(to_dict(b))
+  ours, theirs = flat(to_dict(a)), flat(to_dict(b))
   return {
     name: (ours.get(name), theirs.get(name))
     for name in {**ours, **theirs}
@@ -385,14 +385,15 @@ def unknown_field(name: str, known: Any) -> ConfigError:
   )
 
 
-def _flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
-  flat: dict[str, Any] = {}
+def flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+  """`{dotted field: value}` of a nested dictionary, such as `to_dict`'s."""
+  found: dict[str, Any] = {}
   for key, value in tree.items():
     if isinstance(value, dict):
-      flat |= _flat(value, f'{prefix}{key}.')
+      found |= flat(value, f'{prefix}{key}.')
     else:
-      flat[prefix + key] = value
-  return flat
+      found[prefix + key] = value
+  return found
 
 
 def _cast(name: str, kind: Any, value: Any) -> Any:
