@@ -160,7 +160,9 @@ def numbers(config: Config) -> hyper.Hyper:
 
 def settings(config: Config) -> hyper.Hyper:
   """The settings that a round reads: groups of the configuration."""
-  return hyper.Hyper(config.client, config.server, config.algorithm)
+  return hyper.Hyper(
+    config.client, config.server, config.algorithm, config.loss
+  )
 
 
 def compiled(experiment: Experiment) -> tuple[Experiment, loop.Programs]:

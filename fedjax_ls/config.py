@@ -123,6 +123,7 @@ class Model:
     norm_groups: groups of `gn`.
     norm_eps: eps of the norms, > 0.
     use_bias: layers have biases.
+    projector: sizes of linear layers before the classifier, empty for none.
     initializer: `lecun` or `torch`.
     dtype: of the computation, `float32` or `bfloat16`.
     loss: `cross_entropy` or `squared_error`.
@@ -139,6 +140,7 @@ class Model:
   norm_groups: int = 2
   norm_eps: float = 1e-5
   use_bias: bool = False
+  projector: tuple[int, ...] = ()
   initializer: str = 'lecun'
   dtype: str = 'float32'
   loss: str = 'cross_entropy'
@@ -215,6 +217,7 @@ class Config:
     model: which network.
     algorithm: the method's own dataclass, which also says which method.
     client: what a client does.
+    loss: what its loss has beside the model's own.
     server: what the server does.
     sampler: who takes part.
     clock: how fast the clients are, to simulate time.
@@ -232,6 +235,7 @@ class Config:
   model: Model = dataclasses.field(default_factory=Model)
   algorithm: Any = dataclasses.field(default_factory=FedAvg)
   client: hyper.Client = dataclasses.field(default_factory=hyper.Client)
+  loss: hyper.Loss = dataclasses.field(default_factory=hyper.Loss)
   server: hyper.Server = dataclasses.field(default_factory=hyper.Server)
   sampler: Sampler = dataclasses.field(default_factory=Sampler)
   clock: Clock = dataclasses.field(default_factory=Clock)

@@ -8,6 +8,7 @@ another program.
 
 import dataclasses
 import typing
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -50,6 +51,8 @@ class Client:
     weight_decay: added to the gradient times the weights, >= 0.
     clip: whether to clip the gradient's global norm at `clip_norm`.
     clip_norm: largest global norm of a gradient, > 0.
+    sam: whether gradients are taken at the worst point `rho` away (SAM).
+    rho: that distance, >= 0.
     batch_size: examples a step.
     unit: what `amount` counts, `steps` or `epochs`.
     amount: local steps or epochs a round.
@@ -66,6 +69,8 @@ class Client:
   weight_decay: float = 0.0
   clip: bool = False
   clip_norm: float = 10.0
+  sam: bool = False
+  rho: float = 0.05
   batch_size: int = 32
   unit: str = 'steps'
   amount: int = 10
@@ -101,12 +106,42 @@ class Server:
   weights: str = 'size'
 
 
+@traced
+@dataclasses.dataclass
+class Loss:
+  """What a client's loss has beside the model's own, under any method.
+
+  Attributes:
+    terms: terms that are added, of `fedjax_ls.losses.TERMS`.
+    mu: weight of `proximal`, >= 0.
+    decorrelation: weight of `decorrelation`, >= 0.
+    decorrelation_scale: `paper` or `code`.
+    calibration: how a client's labels change its logits in training, of
+      `fedjax_ls.calibrations.CALIBRATIONS`.
+    tau: margin of `fedlc`, >= 0.
+    alpha: factor of absent classes of `fedrs` and `fedrs_graded`, in [0, 1].
+  """
+
+  terms: tuple[str, ...] = ()
+  mu: float = 0.01
+  decorrelation: float = 0.1
+  decorrelation_scale: str = 'paper'
+  calibration: str = 'none'
+  tau: float = 1.0
+  alpha: float = 0.5
+
+
 class Hyper(NamedTuple):
   """All settings a round reads; `method` is the method's own dataclass."""
 
   client: Client
   server: Server
   method: Any
+  loss: Loss = Loss()
+
+
+# How a part reads a number of its own from `Hyper`.
+Number = Callable[[Any], jax.Array]
 
 
 def learning_rate(client: Client, round: jax.Array) -> jax.Array:

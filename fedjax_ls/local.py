@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_ls import server, shuffle
+from fedjax_ls import calibrations, losses, server, shuffle, transforms
+from fedjax_ls.calibrations import Calibration
 from fedjax_ls.hyper import Client, Hyper, learning_rate
 from fedjax_ls.losses import Term, View, model_loss
 from fedjax_ls.models.base import Model, Width
@@ -16,7 +17,11 @@ from fedjax_ls.types import Ctx, Upload, Weighted
 Array = jax.Array
 Tree = Any
 
-_SHUFFLE, _NOISE = 0, 1  # purposes that a client's key is folded with
+_SHUFFLE, _NOISE, _AUGMENT = (
+  0,
+  1,
+  2,
+)  # purposes that a client's key is folded with
 
 
 class Start(NamedTuple):
@@ -28,6 +33,8 @@ class Start(NamedTuple):
     extra: keyword arguments of the client's optax chain on every step.
     width: share of the channels in use, None for all.
     kept: what `finish` wants to know again.
+    anchor: parameters of the model that the client received, None if they are
+      `params`.
   """
 
   params: Tree
@@ -35,6 +42,7 @@ class Start(NamedTuple):
   extra: dict[str, Tree] = {}  # noqa: RUF012
   width: Width | None = None
   kept: Tree = ()
+  anchor: Tree = None
 
 
 class End(NamedTuple):
@@ -59,6 +67,7 @@ def local_sgd(
   model: Model,
   *,
   terms: tuple[Term, ...] = (),
+  calibrate: Calibration | None = None,
   tx: Callable[[Hyper, Ctx], optax.GradientTransformation] | None = None,
   start: Callable[[Hyper, Ctx], Start] | None = None,
   finish: Callable[[Hyper, Ctx, Start, End], Upload] | None = None,
@@ -67,12 +76,14 @@ def local_sgd(
   """Builds the client of every SGD-type method.
 
   The client starts at `start`, takes `hyper.client.amount` steps or epochs on
-  the model's loss plus the sum of `terms` with the chain `tx`, and uploads
-  what `finish` makes of it.
+  the model's loss plus the sum of `terms` and of `hyper.loss.terms`, with the
+  chain `tx`, and uploads what `finish` makes of it.
 
   Args:
     model: the network and its loss.
-    terms: loss terms added to the model's own loss.
+    terms: the method's own loss terms.
+    calibrate: the method's own calibration of the logits; that of
+      `hyper.loss` by default.
     tx: optax chain of a round; `hyper.client`'s optimizer by default.
     start: where to begin; at the broadcast model by default.
     finish: what to upload; the change of the model by default.
@@ -82,45 +93,46 @@ def local_sgd(
   Returns:
     `client(hyper, ctx) -> Upload`.
   """
-  terms = (model_loss(model), *terms)
   tx = tx or optimizer
   start = start or from_server
   finish = finish or upload_change
 
   def client(hyper: Hyper, ctx: Ctx) -> Upload:
     begin = start(hyper, ctx)
-    chain = optax.with_extra_args_support(tx(hyper, ctx))
+    anchor = begin.params if begin.anchor is None else begin.anchor
+    objective_of = objective(model, hyper, ctx, anchor, terms, calibrate)
+    chain = optax.chain(gradient_point(hyper.client), tx(hyper, ctx))
 
     def step(i, carry):
-      params, stats, opt, loss, examples = carry
-      key = jax.random.fold_in(ctx.key, _SHUFFLE)
-      rows, mask = batch(hyper.client, ctx.rows, ctx.size, key, i)
+      params, stats, opt, loss, examples, chosen = carry
+      chosen = reshuffled(hyper.client, ctx.key, ctx.size, i, chosen)
+      rows, mask = batch(hyper.client, ctx.rows, ctx.size, chosen, i)
+      x = _augmented(model, ctx, rows, i)
       noise = jax.random.fold_in(jax.random.fold_in(ctx.key, _NOISE), i)
 
-      def objective(params):
-        return _objective(
-          model, terms, hyper, ctx, params, stats, begin.width, rows, mask,
-          noise,
-        )  # fmt: skip
+      def loss_of(params):
+        return objective_of(
+          params, stats, x, ctx.y[rows], mask, noise, begin.width
+        )
 
       def grad_fn(params):
-        return jax.grad(objective, has_aux=True)(params)[0]
+        return jax.grad(loss_of, has_aux=True)(params)[0]
 
-      (value, stats), grads = jax.value_and_grad(objective, has_aux=True)(
-        params
-      )
+      (value, stats), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
       updates, opt = chain.update(
         grads, opt, params, value=value, grad_fn=grad_fn, **begin.extra
       )
       params = optax.apply_updates(params, updates)
       count = jnp.sum(mask).astype(value.dtype)
-      return params, stats, opt, loss + count * value, examples + count
+      loss, examples = loss + count * value, examples + count
+      return params, stats, opt, loss, examples, chosen
 
     steps = num_steps(hyper.client, ctx.size)
     opt = chain.init(begin.params)
     zero = _zero_like(begin.params)
-    carry = (begin.params, begin.stats, opt, zero, zero)
-    params, stats, _, loss, examples = _loop(steps, step, carry, unroll)
+    chosen = reshuffled(hyper.client, ctx.key, ctx.size, 0)
+    carry = (begin.params, begin.stats, opt, zero, zero, chosen)
+    params, stats, _, loss, examples, _ = _loop(steps, step, carry, unroll)
     loss = loss / jnp.maximum(examples, 1)
     steps = jnp.asarray(steps, examples.dtype)
     return finish(hyper, ctx, begin, End(params, stats, steps, loss, examples))
@@ -128,27 +140,64 @@ def local_sgd(
   return client
 
 
+def objective(
+  model: Model,
+  hyper: Hyper,
+  ctx: Ctx,
+  anchor: Tree,
+  terms: tuple[Term, ...] = (),
+  calibrate: Calibration | None = None,
+) -> Callable[..., tuple[Array, Tree]]:
+  """What a client minimizes on a batch.
+
+  Args:
+    model: the network and its loss.
+    hyper: says what `hyper.loss` adds.
+    ctx: the client.
+    anchor: parameters of the model that the client received.
+    terms: the method's own terms.
+    calibrate: the method's own calibration; that of `hyper.loss` by default.
+
+  Returns:
+    `(params, stats, x, y, mask, key, width) -> (loss, stats)`.
+  """
+  every = (model_loss(model), *terms, *losses.terms(hyper.loss))
+  calibrate = calibrate or calibrations.calibration(hyper.loss)
+
+  def on_batch(params, stats, x, y, mask, key, width=None):
+    outputs, stats = model.apply(
+      params, stats, x, train=True, mask=mask, key=key, width=width
+    )
+    logits = calibrate(hyper, ctx.labels, outputs.logits)
+    outputs = outputs._replace(logits=logits)
+    view = View(outputs, x, y, mask, params, anchor, ctx)
+    value = every[0](hyper, view)
+    for term in every[1:]:
+      value = value + term(hyper, view)
+    return value, stats
+
+  return on_batch
+
+
 def full_gradient(
   model: Model, hyper: Hyper, ctx: Ctx, params: Tree, stats: Tree
 ) -> tuple[Tree, Array]:
-  """Gradient and mean of the model's loss over all of a client's examples.
+  """Gradient and mean of a client's objective over all of its examples.
 
-  Reads the rows in order, `hyper.client.batch_size` at a time.
+  Reads the rows in order, `hyper.client.batch_size` at a time, not augmented;
+  `params` is the model that the client received.
 
   Returns:
     The gradient, shaped like `params`, and the scalar loss.
   """
-  terms = (model_loss(model),)
+  loss_of = objective(model, hyper, ctx, params)
 
   def step(i, carry):
     loss, total = carry
     rows, mask = _in_order(hyper.client.batch_size, ctx, i)
-    (value, _), grads = jax.value_and_grad(
-      lambda p: _objective(
-        model, terms, hyper, ctx, p, stats, None, rows, mask, ctx.key
-      ),
-      has_aux=True,
-    )(params)
+    (value, _), grads = jax.value_and_grad(loss_of, has_aux=True)(
+      params, stats, ctx.x[rows], ctx.y[rows], mask, ctx.key
+    )
     count = jnp.sum(mask).astype(value.dtype)
     total = jax.tree.map(lambda t, g: t + count * g, total, grads)
     return loss + count * value, total
@@ -204,6 +253,13 @@ def optimizer(hyper: Hyper, ctx: Ctx) -> optax.GradientTransformation:
   return optax.chain(*links, optax.scale_by_learning_rate(rate))
 
 
+def gradient_point(client: Client) -> optax.GradientTransformationExtraArgs:
+  """Where the gradients are taken: here, or at SAM's worst point."""
+  if not client.sam:
+    return optax.with_extra_args_support(optax.identity())
+  return transforms.sharpness_aware(client.rho)
+
+
 def from_server(hyper: Hyper, ctx: Ctx) -> Start:
   """Starts at the broadcast model."""
   del hyper
@@ -255,24 +311,58 @@ def examples_seen(client: Client, size: Array) -> Array:
   return epochs * epoch + jnp.minimum(steps * client.batch_size, size)
 
 
+def reshuffled(
+  client: Client,
+  key: Array,
+  size: Array,
+  step: int | Array,
+  chosen: Array | None = None,
+) -> Array:
+  """The random choices of a step's epoch, for `batch`.
+
+  Args:
+    client: the batch size, and what becomes of the last batch.
+    key: the client's key of this round.
+    size: how many examples it has.
+    step: number of the local step.
+    chosen: those of the step before, which are kept within an epoch; None to
+      draw them.
+  """
+  per_epoch = jnp.maximum(_steps_per_epoch(client, size), 1)
+
+  def drawn():
+    epochs = jax.random.fold_in(key, _SHUFFLE)
+    return shuffle.choices(jax.random.fold_in(epochs, step // per_epoch))
+
+  if chosen is None:
+    return drawn()
+  return jax.lax.cond(step % per_epoch == 0, drawn, lambda: chosen)
+
+
 def batch(
-  client: Client, rows: Array, size: Array, key: Array, step: Array
+  client: Client, rows: Array, size: Array, chosen: Array, step: int | Array
 ) -> tuple[Array, Array]:
   """Rows and mask of a local step.
 
   Epochs follow one another, each a new permutation of the client's rows cut
   into batches; the last one is short (masked) or left out.
 
+  Args:
+    client: the batch size, and what becomes of the last batch.
+    rows: `[L]` the client's rows.
+    size: how many of them are valid.
+    chosen: the epoch's random choices, see `reshuffled`.
+    step: number of the local step.
+
   Returns:
     `rows[B]` and `mask[B]`.
   """
   per_epoch = jnp.maximum(_steps_per_epoch(client, size), 1)
-  epoch = jax.random.fold_in(key, step // per_epoch)
   position = step % per_epoch * client.batch_size
   position = position + jnp.arange(client.batch_size)
   mask = position < size
   size = jnp.maximum(size, 1)
-  where = shuffle.permute(epoch, jnp.minimum(position, size - 1), size)
+  where = shuffle.permute_by(chosen, jnp.minimum(position, size - 1), size)
   return rows[where], mask
 
 
@@ -287,16 +377,11 @@ def _steps_per_epoch(client: Client, size: Array) -> Array:
   )
 
 
-def _objective(model, terms, hyper, ctx, params, stats, width, rows, mask, key):
-  """Sum of the loss terms on a batch, and the new statistics."""
-  outputs, stats = model.apply(
-    params, stats, ctx.x[rows], train=True, mask=mask, key=key, width=width
-  )
-  view = View(outputs, ctx.y[rows], mask, params, ctx)
-  value = terms[0](hyper, view)
-  for term in terms[1:]:
-    value = value + term(hyper, view)
-  return value, stats
+def _augmented(model: Model, ctx: Ctx, rows: Array, step: Array) -> Array:
+  if model.augment is None:
+    return ctx.x[rows]
+  key = jax.random.fold_in(jax.random.fold_in(ctx.key, _AUGMENT), step)
+  return model.augment(key, ctx.x[rows])
 
 
 def _num_batches(hyper: Hyper, ctx: Ctx) -> Array:

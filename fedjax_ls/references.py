@@ -20,10 +20,19 @@ SERVER_OPTIMIZERS = {
   'yogi': _REDDI,
 }
 NORMS = {'fn': _ZHANG, 'ln': _ZHANG}
+# Methods whose papers brought what any method can have.
+METHODS_OF = {
+  'proximal': 'fedprox',
+  'decorrelation': 'feddecorr',
+  'fedlc': 'fedlc',
+  'fedrs': 'fedrs',
+  'fedrs_graded': 'fedrs',
+  'sam': 'fedsam',
+}
 
 
 def references(config: Config) -> list[str]:
-  """What to cite for a run: its method, server optimizer and norm.
+  """What to cite for a run: its method and the parts in use, each once.
 
   >>> config = Config()
   >>> config.server.optimizer = 'yogi'
@@ -36,4 +45,9 @@ def references(config: Config) -> list[str]:
     (NORMS, config.model.norm),
   ):
     found += [table[name]] if name in table else []
-  return found
+  parts = [*config.loss.terms, config.loss.calibration]
+  parts += ['sam'] if config.client.sam else []
+  for part in parts:
+    if part in METHODS_OF:
+      found += algorithms.METHODS[METHODS_OF[part]].references
+  return list(dict.fromkeys(found))

@@ -33,7 +33,19 @@ def permute(
   >>> sorted(permute(jax.random.key(0), jnp.arange(5), 5).tolist())
   [0, 1, 2, 3, 4]
   """
-  centers, salts = jax.random.bits(key, (2, _ROUNDS), 'uint32')
+  return permute_by(choices(key), position, size)
+
+
+def choices(key: jax.Array) -> jax.Array:
+  """All random numbers of one permutation, uint32 `[2, 32]`."""
+  return jax.random.bits(key, (2, _ROUNDS), 'uint32')
+
+
+def permute_by(
+  chosen: jax.Array, position: jax.Array, size: int | jax.Array
+) -> jax.Array:
+  """`permute` for the random numbers of `choices`."""
+  centers, salts = chosen
   centers = (centers % jnp.asarray(size, jnp.uint32)).astype(jnp.int32)
   size = jnp.asarray(size, jnp.int32)
   position = jnp.asarray(position, jnp.int32)

@@ -44,6 +44,7 @@ def fit(
   method: Any = 'fedavg',
   client: hyper_lib.Client | None = None,
   server: hyper_lib.Server | None = None,
+  loss: hyper_lib.Loss | None = None,
   sampler: Sampler | None = None,
   submodels: Submodels | None = None,
   rounds: int = 100,
@@ -62,6 +63,7 @@ def fit(
     method: name of a method, or its settings.
     client: what a client does.
     server: what the server does.
+    loss: what a client's loss has beside the model's own.
     sampler: who takes part, everyone by default.
     submodels: slim versions of the model, for methods that need them.
     rounds: rounds in all.
@@ -100,6 +102,7 @@ def fit(
       algorithm=settings,
       client=client or hyper_lib.Client(),
       server=server or hyper_lib.Server(),
+      loss=loss or hyper_lib.Loss(),
     )
   )
   check_range('execution.chunk', execution.chunk, rules.COUNT)
@@ -121,7 +124,7 @@ def fit(
       'test = (x, y) names no clients; give (x, y, rows of each client)'
     )
   numbers = loop.numbers(
-    hyper_lib.Hyper(config.client, config.server, config.algorithm)
+    hyper_lib.Hyper(config.client, config.server, config.algorithm, config.loss)
   )
   tests = {'test': loop.evaluation_set(test[0], test[1], federation, *test[2:])}
   consistency.check_own_models(kind, algorithm.personal, tests)

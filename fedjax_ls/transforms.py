@@ -21,6 +21,17 @@ def control_variate() -> optax.GradientTransformationExtraArgs:
   return optax.GradientTransformationExtraArgs(_no_state, update)
 
 
+def proximal(mu) -> optax.GradientTransformationExtraArgs:
+  """Adds mu (y - z) for the tree z = `anchor=`, the gradient of
+  mu/2 |y - z|^2."""
+
+  def update(updates, state, params=None, *, anchor, **_):
+    drift = optax.tree.sub(params, anchor)
+    return optax.tree.add_scale(updates, mu, drift), state
+
+  return optax.GradientTransformationExtraArgs(_no_state, update)
+
+
 def masked_update() -> optax.GradientTransformationExtraArgs:
   """Multiplies the update by the tree `mask=`.
 
@@ -30,6 +41,28 @@ def masked_update() -> optax.GradientTransformationExtraArgs:
 
   def update(updates, state, params=None, *, mask, **_):
     return jax.tree.map(jnp.multiply, updates, mask), state
+
+  return optax.GradientTransformationExtraArgs(_no_state, update)
+
+
+def sharpness_aware(rho) -> optax.GradientTransformationExtraArgs:
+  """Takes the gradient at y + rho g / |g|, g the gradient at y (SAM).
+
+  Belongs first in a chain.  Where g = 0 the gradient is taken at y.
+
+  Args:
+    rho: distance, >= 0.
+
+  References:
+    Foret et al. Sharpness-aware minimization for efficiently improving
+    generalization. ICLR 2021.
+  """
+
+  def update(updates, state, params=None, *, grad_fn, **_):
+    square = optax.tree.norm(updates, squared=True)
+    norm = jnp.sqrt(jnp.where(square > 0, square, 1))
+    point = optax.tree.add_scale(params, rho / norm, updates)
+    return grad_fn(point), state
 
   return optax.GradientTransformationExtraArgs(_no_state, update)
 

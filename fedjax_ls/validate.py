@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-from fedjax_ls import algorithms, rules
+from fedjax_ls import algorithms, calibrations, losses, rules
 from fedjax_ls import config as config_lib
 from fedjax_ls.config import Config, ConfigError
 from fedjax_ls.consistency import check_batches, require
@@ -29,6 +29,8 @@ NAMES: dict[str, Iterable[str]] = {
   'client.optimizer': ('sgd', 'momentum', 'adam'),
   'client.unit': ('steps', 'epochs'),
   'client.last_batch': ('masked', 'dropped'),
+  'loss.decorrelation_scale': losses.SCALES,
+  'loss.calibration': calibrations.CALIBRATIONS,
   'server.optimizer': (
     'sgd', 'momentum', 'damped_momentum', 'adagrad', 'adam', 'yogi',
   ),
@@ -43,7 +45,7 @@ NAMES: dict[str, Iterable[str]] = {
 # Fields of `model` that are options of the network.
 NET_FIELDS = (
   'hidden', 'feature', 'norm', 'norm_where', 'norm_before', 'norm_affine',
-  'norm_groups', 'norm_eps', 'use_bias', 'initializer', 'dtype',
+  'norm_groups', 'norm_eps', 'use_bias', 'projector', 'initializer', 'dtype',
 )  # fmt: skip
 
 # Fields whose value is a number in some range.
@@ -80,6 +82,10 @@ RANGES: dict[str, rules.Rule] = {
     'give one or more sizes of at least 1',
   ),
   'model.feature': (lambda v: v in (192, 384), 'choose 192 or 384'),
+  'model.projector': (
+    lambda v: all(size >= 1 for size in v),
+    'give sizes of at least 1, or none',
+  ),
   'model.norm_groups': rules.COUNT,
   'model.norm_eps': rules.POSITIVE,
   'client.learning_rate': rules.POSITIVE,
@@ -92,8 +98,17 @@ RANGES: dict[str, rules.Rule] = {
   'client.momentum': rules.SHARE,
   'client.weight_decay': rules.NOT_NEGATIVE,
   'client.clip_norm': rules.POSITIVE,
+  'client.rho': rules.NOT_NEGATIVE,
   'client.batch_size': rules.COUNT,
   'client.amount': rules.COUNT,
+  'loss.terms': (
+    lambda v: set(v) <= set(losses.TERMS) and len(set(v)) == len(v),
+    f'choose from {", ".join(losses.TERMS)}, each once',
+  ),
+  'loss.mu': rules.NOT_NEGATIVE,
+  'loss.decorrelation': rules.NOT_NEGATIVE,
+  'loss.tau': rules.NOT_NEGATIVE,
+  'loss.alpha': (lambda v: 0 <= v <= 1, 'choose it in [0, 1]'),
   'server.learning_rate': rules.POSITIVE,
   'server.momentum': rules.SHARE,
   'server.b1': rules.SHARE,
@@ -137,6 +152,7 @@ def validate(config: Config) -> Config:
     check_range(name, values[name], rule)
   _check_model(config.model)
   _check_together(config)
+  config_lib.sentence(method.check, config)
   return config
 
 
@@ -235,6 +251,11 @@ def _check_together(config: Config) -> None:
     config.model.norm_where != 'reduced' or config.model.norm == 'ln',
     f"model.norm_where = 'reduced' does not fit model.norm = "
     f'{config.model.norm!r}; use norm = ln or norm_where = layers',
+  )
+  require(
+    config.loss.calibration == 'none' or config.model.loss == 'cross_entropy',
+    f'loss.calibration = {config.loss.calibration!r} does not fit model.loss = '
+    f'{config.model.loss!r}, which has no classes; use none',
   )
   require(
     config.partition.kind in ('natural', 'file')

@@ -48,7 +48,7 @@ def test_a_round_is_the_same_in_pytorch(monkeypatch, name, net, twin):
   torch = pytest.importorskip('torch')
   from experiments.benchmarks import torch_loop
 
-  monkeypatch.setattr(shuffle, 'permute', lambda key, at, size: at)
+  monkeypatch.setattr(shuffle, 'permute_by', lambda chosen, at, size: at)
   problem = small(name, **net)
   data = problems.federation(problem)
   cohort = np.array([[2, 0, 3]], np.int32)

@@ -114,8 +114,7 @@ def test_images_are_varied_in_training_only():
   def logits(x, **options):
     return model.apply(params, stats, x, **options)[0].logits
 
-  varied = vary(jax.random.split(key)[1], x)
-  np.testing.assert_array_equal(logits(x, train=True, key=key), logits(varied))
+  assert model.augment is vary
   np.testing.assert_array_equal(logits(x, key=key), logits(x))
   dense = jax.tree.map(np.asarray, next(iter(params.values())))
   scaled = (np.asarray(x) / 255 - 0.5) / 0.25
@@ -141,7 +140,7 @@ def test_a_run_with_crops_flips_and_normalization(tmp_path):
   params, stats = model.init(jax.random.key(0))
   x = experiment.job.federation.x[:4]
   outputs = [
-    model.apply(params, stats, x, train=True, key=jax.random.key(s))[0].logits
+    model.apply(params, stats, model.augment(jax.random.key(s), x))[0].logits
     for s in (0, 0, 1)
   ]
   np.testing.assert_array_equal(outputs[0], outputs[1])

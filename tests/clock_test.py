@@ -51,8 +51,9 @@ def test_examples_seen_are_those_of_the_masks(size, last_batch):
   client = fl.Client(batch_size=4, amount=7, last_batch=last_batch)
   seen = 0
   for step in range(client.amount):
-    key = jax.random.key(0)
-    mask = local.batch(client, jnp.arange(12), jnp.int32(size), key, step)[1]
+    rows, size = jnp.arange(12), jnp.int32(size)
+    chosen = local.reshuffled(client, jax.random.key(0), size, step)
+    mask = local.batch(client, rows, size, chosen, step)[1]
     seen += int(mask.sum())
   assert local.examples_seen(client, jnp.int32(size)) == seen
 

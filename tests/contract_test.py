@@ -66,7 +66,12 @@ def test_agrees_with_its_oracle(name):
 
 @pytest.mark.parametrize(
   ('name', 'change'),
-  [('scaffold', {'option': 'gradient'}), ('ifca', {'option': 'gradients'})],
+  [
+    ('scaffold', {'option': 'gradient'}),
+    ('ifca', {'option': 'gradients'}),
+    ('feddecorr', {'scale': 'code'}),
+    ('fedrs', {'graded': True}),
+  ],
 )
 def test_options_agree_with_their_oracle(name, change):
   settings = dataclasses.replace(algorithms.find(name).toy, **change)
@@ -81,17 +86,27 @@ def test_is_its_identity(name):
   identity = algorithms.find(name).identity
   if identity is None:
     pytest.skip('the others come down to it')
+  server = identity.server
   ours, theirs = (
-    toy.problem(n, s, identity.client, identity.server).with_cohorts(
-      toy.EVERYONE
-    )
-    for n, s in (
-      (name, identity.settings),
-      (identity.other, identity.other_settings),
+    toy.problem(
+      n,
+      s,
+      identity.client,
+      at_server,
+      every_class=identity.every_class,
+    ).with_cohorts(toy.EVERYONE)
+    for n, s, at_server in (
+      (name, identity.settings, server),
+      (
+        identity.other,
+        identity.other_settings,
+        server | identity.other_server,
+      ),
     )
   )
-  got = oracles.weights_of(toy.run(ours).server.params)
-  expected = oracles.weights_of(toy.run(theirs).server.params)
+  rounds = identity.rounds
+  got = oracles.weights_of(toy.run(ours, rounds).server.params)
+  expected = oracles.weights_of(toy.run(theirs, rounds).server.params)
   for a, b in zip(got, expected, strict=True):
     np.testing.assert_allclose(a.reshape(b.shape), b, rtol=TIGHT, atol=TIGHT)
 
@@ -125,7 +140,10 @@ def test_chunks_and_devices_change_nothing(name):
   p, _ = problem_and_program(name)
   expected = results(after(name))
   two, four = round_lib.clients_mesh(2), round_lib.clients_mesh(4)
-  for execution in ({'chunk': 3}, {'chunk': 4}, {'mesh': two}, {'mesh': four}):
+  executions = [{'chunk': 3}, {'mesh': four}]
+  if name == 'fedavg':
+    executions += [{'chunk': 4}, {'mesh': two}, {'mesh': two, 'chunk': 2}]
+  for execution in executions:
     assert_close(results(toy.run(p, **execution)), expected)
 
 
@@ -174,8 +192,8 @@ def test_only_who_takes_part_changes_state(name):
 
 
 @every_method
-@pytest.mark.parametrize('optimizer', ['momentum', 'adam'])
-def test_where_nobody_holds_nothing_moves(name, optimizer):
+def test_where_nobody_holds_nothing_moves(name):
+  optimizer = 'momentum' if name == 'fedavg' else 'adam'
   p = toy.problem(name, server={'optimizer': optimizer})
   go = toy.program(p)
   cohorts = np.array([[0, 1, 2, 3], [toy.DEAD] * 4, [toy.DEAD] * 4])

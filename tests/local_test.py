@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from fedjax_ls import hyper, local
+from fedjax_ls import hyper, local, transforms
 from fedjax_ls.types import Upload
 from tests import oracles, toy
 
@@ -34,7 +34,10 @@ def test_learning_rate_of_a_round(settings, expected):
 def batches(client, size, steps, rows=None):
   rows = jnp.arange(12) if rows is None else rows
   key = jax.random.key(0)
-  made = [local.batch(client, rows, size, key, s) for s in range(steps)]
+  made, chosen = [], None
+  for s in range(steps):
+    chosen = local.reshuffled(client, key, size, s, chosen)
+    made.append(local.batch(client, rows, size, chosen, s))
   return [np.asarray(r)[np.asarray(m)] for r, m in made]
 
 
@@ -191,3 +194,43 @@ def test_unknown_words_are_refused(field, value):
   p = p._replace(hyper=p.hyper._replace(client=client))
   with pytest.raises(ValueError, match=f"client.{field} is '{value}'; use "):
     result_of(p, 0)
+
+
+def test_local_steps_see_augmented_examples():
+  p = toy.problem('fedavg', client={'amount': 1, 'unit': 'steps'})
+  seen = []
+
+  def spy(hyper, view):
+    jax.debug.callback(lambda x: seen.append(np.asarray(x)), view.x)
+    return 0.0
+
+  model = toy.model()._replace(
+    augment=lambda key, x: x + jax.random.normal(key, x.shape)
+  )
+  client = local.local_sgd(model, terms=(spy,))
+  for round in (0, 1):
+    key = jax.random.key(round)
+    client(p.hyper, toy.ctx(p, 1)._replace(key=key))
+  jax.effects_barrier()
+  x = np.asarray(toy.federation().x)
+  assert len(seen) == 2
+  assert not np.isclose(seen[0][0], x).all(1).any()
+  assert (seen[0] != seen[1]).any()
+
+
+def test_sam_takes_the_gradient_at_the_worst_point():
+  x = {'a': jnp.array([3.0, 0.0]), 'b': jnp.array([1.0])}
+  curvature = {'a': jnp.array([1.0, 2.0]), 'b': jnp.array([4.0])}
+
+  def grad_fn(y):
+    return jax.tree.map(jnp.multiply, curvature, y)
+
+  g = grad_fn(x)
+  tx = transforms.sharpness_aware(0.1)
+  got, _ = tx.update(g, tx.init(x), x, grad_fn=grad_fn)
+  # g = (3, 0, 4), |g| = 5
+  np.testing.assert_allclose(got['a'], [3 + 0.1 * 3 / 5, 0], rtol=1e-6)
+  np.testing.assert_allclose(got['b'], [4 * (1 + 0.1 * 4 / 5)], rtol=1e-6)
+  zero = jax.tree.map(jnp.zeros_like, x)
+  got, _ = tx.update(zero, tx.init(x), zero, grad_fn=grad_fn)
+  assert all((leaf == 0).all() for leaf in jax.tree.leaves(got))

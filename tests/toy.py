@@ -38,12 +38,14 @@ RATES = ('1', '1/2', '1/4')
 
 
 @functools.cache
-def federation() -> Federation:
-  """Gaussian blobs, one per class; client i has two of the three classes."""
+def federation(every_class: bool = False) -> Federation:
+  """Gaussian blobs, one per class; client i has two of the three classes, or
+  all of them."""
   random = np.random.RandomState(0)
   total = sum(SIZES)
   owner = np.repeat(np.arange(len(SIZES)), SIZES)
   y = ((owner + random.randint(0, 2, total)) % 3).astype(np.int32)
+  y = np.arange(total) % 3 if every_class else y
   x = random.randn(total, 4) + 2 * np.eye(3, 4)[y]
   parts = [np.flatnonzero(owner == c) for c in range(len(SIZES))]
   tier = np.arange(len(SIZES)) % len(RATES)
@@ -86,8 +88,15 @@ class Problem(NamedTuple):
     return self._replace(state=state)
 
 
-def problem(name: str, settings=None, client=None, server=None) -> Problem:
-  """The toy problem for a method; fields of client and server by dict."""
+def problem(
+  name: str,
+  settings=None,
+  client=None,
+  server=None,
+  loss=None,
+  every_class: bool = False,
+) -> Problem:
+  """The toy problem for a method; fields of client, server and loss by dict."""
   method = algorithms.find(name)
   settings = method.toy if settings is None else settings
   numbers = jax.tree.map(
@@ -96,9 +105,10 @@ def problem(name: str, settings=None, client=None, server=None) -> Problem:
       dataclasses.replace(CLIENT, **(client or {})),
       dataclasses.replace(hyper.Server(), **(server or {})),
       settings,
+      dataclasses.replace(hyper.Loss(), **(loss or {})),
     ),
   )
-  data = jax.tree.map(jnp.asarray, federation())
+  data = jax.tree.map(jnp.asarray, federation(every_class))
   example = data.x[:1]
   rates = getattr(settings, 'rates', RATES)
   parts = algorithms.Parts(

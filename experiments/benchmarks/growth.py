@@ -80,7 +80,12 @@ def draw(
   for name, points in measured.items():
     figure, axes = pyplot.subplots(figsize=(4.5, 3.2), layout='constrained')
     x, y = np.array(points).T
-    axes.loglog(x, y, 'o-', color='#0072B2')
+    axes.plot(x, y, 'o-', color='#0072B2')
+    axes.set_xscale('log', base=2 if x.max() < 100 else 10)
+    if y.max() > 10 * y.min():
+      axes.set_yscale('log')
+    else:
+      axes.set_ylim(0)
     axes.set_xlabel(LABELS[name].format(cores=os.cpu_count()))
     axes.set_ylabel('seconds of a round')
     axes.grid(alpha=0.3, which='both')

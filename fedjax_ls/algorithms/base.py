@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from fedjax_ls.data.checks import require
 from fedjax_ls.models.base import Model
 from fedjax_ls.models.submodels import Submodels
 from fedjax_ls.rules import Rule
@@ -29,7 +30,8 @@ class Parts(NamedTuple):
 class Identity(NamedTuple):
   """A special case in which one method is exactly another.
 
-  It holds with everybody taking part, for any data and model.
+  It holds with everybody taking part, for any model and, unless
+  `every_class`, any data.
 
   Attributes:
     settings: the method's settings in that case.
@@ -37,6 +39,9 @@ class Identity(NamedTuple):
     other_settings: that method's settings.
     client: fields of `hyper.client` that the case needs.
     server: fields of `hyper.server` that the case needs.
+    other_server: fields of `hyper.server` that the other method needs, too.
+    rounds: for how many rounds it holds.
+    every_class: whether every client must have examples of every class.
   """
 
   settings: Any
@@ -44,6 +49,9 @@ class Identity(NamedTuple):
   other_settings: Any
   client: dict[str, Any] = {}  # noqa: RUF012
   server: dict[str, Any] = {}  # noqa: RUF012
+  other_server: dict[str, Any] = {}  # noqa: RUF012
+  rounds: int = 3
+  every_class: bool = False
 
 
 class Method(NamedTuple):
@@ -60,6 +68,8 @@ class Method(NamedTuple):
       the others come down to.
     needs_submodels: whether `Parts.submodels` must be given.
     ranges: of the settings' numbers, `{field: rule}`; see `fedjax_ls.rules`.
+    check: `(Config) -> None`, raises `ValueError` with one sentence where the
+      rest of a configuration makes no sense with the method.
   """
 
   name: str
@@ -70,3 +80,31 @@ class Method(NamedTuple):
   identity: Identity | None
   needs_submodels: bool = False
   ranges: dict[str, Rule] = {}  # noqa: RUF012
+  check: Callable[[Any], None] = lambda config: None
+
+
+def has_term(name: str) -> Callable[[Any], None]:
+  """`Method.check` of a method that has the term `name` itself."""
+
+  def check(config) -> None:
+    require(
+      name not in config.loss.terms,
+      f'loss.terms = {config.loss.terms!r} repeats the term {name!r} of the '
+      'method itself; leave it out',
+    )
+
+  return check
+
+
+def has_calibration(config) -> None:
+  """`Method.check` of a method that calibrates logits itself."""
+  require(
+    config.loss.calibration == 'none',
+    f'loss.calibration = {config.loss.calibration!r} does not go with a method '
+    'that calibrates logits itself; use none',
+  )
+  require(
+    config.model.loss == 'cross_entropy',
+    f'model.loss = {config.model.loss!r} has no classes, which the method '
+    'calibrates logits by; use cross_entropy or another method',
+  )

@@ -1,12 +1,13 @@
 """FedAvg: local SGD and a weighted average."""
 
 import dataclasses
+from collections.abc import Callable
 
 from fedjax_ls import server
 from fedjax_ls.algorithms.base import Method, Parts
-from fedjax_ls.hyper import traced
+from fedjax_ls.hyper import Hyper, traced
 from fedjax_ls.local import local_sgd
-from fedjax_ls.types import Algorithm, Phase
+from fedjax_ls.types import Algorithm, Ctx, Phase, Upload
 
 
 @traced
@@ -44,7 +45,13 @@ def fedavg(settings: FedAvg, parts: Parts) -> Algorithm:
   the same weights and never pass through the server optimizer.
   """
   del settings
-  client = local_sgd(parts.model, unroll=parts.unroll)
+  return averaging(parts, local_sgd(parts.model, unroll=parts.unroll))
+
+
+def averaging(
+  parts: Parts, client: Callable[[Hyper, Ctx], Upload]
+) -> Algorithm:
+  """FedAvg with a client of one's own, such as `local_sgd(terms=...)`."""
   return Algorithm(
     init=server.init(parts.model),
     phases=(Phase(server.send, client, server.step),),

@@ -73,7 +73,8 @@ def fedga(settings: FedGA, parts: Parts) -> Algorithm:
       ctx.message.extra,
       ctx.carry,
     )
-    return Start(displaced, ctx.message.stats)
+    x = ctx.message.params
+    return Start(displaced, ctx.message.stats, anchor=x)
 
   def init(hyper: Hyper, key, federation):
     state = server.start(model, hyper, key)

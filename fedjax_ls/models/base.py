@@ -51,12 +51,15 @@ class Model(NamedTuple):
     apply: `apply(params, stats, x, *, train=False, mask=None, key=None,
       width=None) -> (Outputs, stats)`.  `x` is `[B, ...]` as stored in the
       federation (uint8 images included); `mask` is `[B]`, False for padding;
-      `key` feeds dropout and augmentation; `width` is a `Width`.
+      `key` feeds dropout; `width` is a `Width`.
     loss: `loss(outputs, y) -> [B]`, one loss an example.
     metrics: `metrics(outputs, y) -> {name: [B]}`, one value an example.
+    augment: `augment(key, x) -> x` changes a batch at random before a local
+      step, None to leave it.
   """
 
   init: Callable[[Array], tuple[Tree, Tree]]
   apply: Callable[..., tuple[Outputs, Tree]]
   loss: Callable[[Outputs, Array], Array]
   metrics: Callable[[Outputs, Array], dict[str, Array]]
+  augment: Callable[[Array, Array], Array] | None = None

@@ -38,8 +38,8 @@ def flax_model(
       where `y` is integer and nothing where it is not.
     preprocess: maps a stored batch to the module's input; by default uint8
       becomes float32 in [0, 1] and other types stay.
-    augment: `augment(key, x)` changes a stored batch at random before that,
-      in training only, such as `fedjax_ls.data.augment.augment(4, True)`.
+    augment: `augment(key, x)` changes a stored batch at random before a local
+      step, such as `fedjax_ls.data.augment.augment(4, True)`.
 
   Returns:
     The model.  Its outputs are float32 (float64 where the module computes in
@@ -86,9 +86,6 @@ def flax_model(
       f'{type(module).__name__} takes no width; add `width=None` to its '
       '__call__ or train it at full width',
     )
-    if augment is not None and train and key is not None:
-      key, augment_key = jax.random.split(key)
-      x = augment(augment_key, x)
     options = {'train': train, 'mask': mask, 'width': width}
     options = {k: v for k, v in options.items() if k in accepted}
     result = module.apply(
@@ -108,6 +105,7 @@ def flax_model(
     apply,
     LOSSES[loss] if isinstance(loss, str) else loss,
     _accuracy if metrics is None else metrics,
+    augment,
   )
 
 

@@ -1,0 +1,5 @@
+"""The toy net has no BatchNorm: nothing is local."""
+
+from tests.oracles.fedavg import oracle
+
+__all__ = ['oracle']
