@@ -127,6 +127,28 @@ def sweep_of(argument: str) -> Any:
   return made
 
 
+def labels_of(argument: str) -> dict[str, dict[str, dict[str, Any]]]:
+  """`ROWS` and `COLUMNS` of a config file, `{label: settings}`, if there.
+
+  Raises:
+    ConfigError: the file is missing or fails, or they are something else.
+  """
+  path = argument.split(':', 1)[0]
+  load(path)
+  names = runpy.run_path(path)
+  found: dict[str, dict[str, dict[str, Any]]] = {
+    k: names[k] for k in ('ROWS', 'COLUMNS') if k in names
+  }
+  for name, value in found.items():
+    whole = isinstance(value, dict) and value
+    if not whole or not all(isinstance(v, dict) for v in value.values()):
+      raise ConfigError(
+        f'--config={argument}: {name} = {value!r} has no labels; write '
+        "{'label': {'dotted.field': value}}"
+      )
+  return found
+
+
 def fail(error: Exception | str, status: int) -> typing.NoReturn:
   """Prints one sentence and exits."""
   print(f'error: {error}', file=sys.stderr)

@@ -30,6 +30,7 @@ class Record(NamedTuple):
 
   Attributes:
     name: of its folder.
+    path: its folder.
     fields: `{dotted field: value}`; the method is `algorithm.name`.
     seeds: in force, of the partition, the model and the training.
     partition: hash of who owns what.
@@ -38,6 +39,7 @@ class Record(NamedTuple):
   """
 
   name: str
+  path: pathlib.Path
   fields: dict[str, Any]
   seeds: dict[str, int]
   partition: str
@@ -68,17 +70,16 @@ class Paired(NamedTuple):
   losses: int
 
 
-def read(workdir: str | os.PathLike) -> list[Record]:
-  """The points in `WORKDIR/points` that have begun.
+def read(*workdirs: str | os.PathLike) -> list[Record]:
+  """The points of studies that have begun, and single runs.
+
+  Args:
+    *workdirs: of studies (`WORKDIR/points`) or of runs.
 
   Raises:
-    ValueError: there is none, or a file cannot be read.
+    ValueError: a folder holds neither, or a file cannot be read.
   """
-  paths = sorted(pathlib.Path(workdir).glob('points/*/config.json'))
-  require(
-    bool(paths), f'{workdir} holds no points of a study; give its --workdir'
-  )
-  return [_record(path.parent) for path in paths]
+  return [_record(path) for workdir in workdirs for path in _runs(workdir)]
 
 
 def varying(records: Sequence[Record]) -> list[str]:
@@ -290,6 +291,18 @@ def to_target(
   return None
 
 
+def _runs(workdir: str | os.PathLike) -> list[pathlib.Path]:
+  path = pathlib.Path(workdir)
+  found = sorted(
+    [*path.glob('config.json'), *path.glob('points/*/config.json')]
+  )
+  require(
+    bool(found),
+    f'{workdir} holds no points of a study and no run; give its --workdir',
+  )
+  return [file.parent for file in found]
+
+
 def _record(path: pathlib.Path) -> Record:
   folder = Folder(path)
   content = folder.read('config.json')
@@ -303,6 +316,7 @@ def _record(path: pathlib.Path) -> Record:
       status = mark
   return Record(
     path.name,
+    path,
     fields,
     content['seeds'],
     content['partition']['hash'],
