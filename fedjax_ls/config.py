@@ -123,6 +123,7 @@ class Model:
     norm_groups: groups of `gn`.
     norm_eps: eps of the norms, > 0.
     use_bias: layers have biases.
+    projector: sizes of linear layers before the classifier, empty for none.
     initializer: `lecun` or `torch`.
     dtype: of the computation, `float32` or `bfloat16`.
     loss: `cross_entropy` or `squared_error`.
@@ -139,6 +140,7 @@ class Model:
   norm_groups: int = 2
   norm_eps: float = 1e-5
   use_bias: bool = False
+  projector: tuple[int, ...] = ()
   initializer: str = 'lecun'
   dtype: str = 'float32'
   loss: str = 'cross_entropy'

@@ -28,7 +28,8 @@ def evaluate(
 
   A method with one global model is judged on all test examples.  A method
   whose clients use models of their own is judged on each client's part of the
-  test examples with that client's model, chosen from its training data.
+  test examples with that client's model, chosen from its training data; the
+  global model, where it is judged as well, on all of them.
 
   Args:
     algorithm: the method.
@@ -45,19 +46,23 @@ def evaluate(
     and, over the clients that have test examples, the metric's
     `client_mean`, `client_std`, `client_worst10` and `client_best10` (means
     of the worst and the best tenth, rounded up) with the metric's name in
-    front, and `clients_left_out`, the number of clients without any.
+    front, and `clients_left_out`, the number of clients without any.  Means
+    of a global model beside personal ones have `global_` in front.
   """
-  if algorithm.personal is None:
+  means: dict[str, Array] = {}
+  if algorithm.personal is None or algorithm.judges_global:
     params, stats = algorithm.model(state.server)
     values = per_example(model, params, stats, test.x, test.y, batch_size)
     means = {k: jnp.mean(v) for k, v in values.items()}
+  if algorithm.personal is None:
     own = {k: _client_means(v, test) for k, v in values.items()}
   else:
+    means = {f'global_{k}': v for k, v in means.items()}
     own = _personal(
       algorithm, model, hyper, state, federation, test, batch_size
     )
     share = test.size / jnp.maximum(jnp.sum(test.size), 1)
-    means = {k: jnp.sum(share * v) for k, v in own.items()}
+    means |= {k: jnp.sum(share * v) for k, v in own.items()}
   for name in own:
     if name != 'loss':
       spread = spread_over_clients(own[name], test.size > 0)

@@ -21,6 +21,17 @@ def control_variate() -> optax.GradientTransformationExtraArgs:
   return optax.GradientTransformationExtraArgs(_no_state, update)
 
 
+def proximal(mu) -> optax.GradientTransformationExtraArgs:
+  """Adds mu (y - z) for the tree z = `anchor=`, the gradient of
+  mu/2 |y - z|^2."""
+
+  def update(updates, state, params=None, *, anchor, **_):
+    drift = optax.tree.sub(params, anchor)
+    return optax.tree.add_scale(updates, mu, drift), state
+
+  return optax.GradientTransformationExtraArgs(_no_state, update)
+
+
 def masked_update() -> optax.GradientTransformationExtraArgs:
   """Multiplies the update by the tree `mask=`.
 

@@ -168,6 +168,7 @@ class Algorithm(NamedTuple):
     model: `(server) -> (params, stats)`, the global model.
     personal: `(hyper, Ctx) -> (params, stats)`, the model that a client uses,
       with `ctx.message` the server's state; None if it is the global one.
+    judges_global: whether the global model is judged beside personal ones.
   """
 
   init: Callable[[Any, Array, Federation], tuple[Tree, Tree]]
@@ -175,6 +176,7 @@ class Algorithm(NamedTuple):
   sampler: Sampler
   model: Callable[[Tree], tuple[Tree, Tree]]
   personal: Callable[[Any, Ctx], tuple[Tree, Tree]] | None = None
+  judges_global: bool = False
 
 
 class State(NamedTuple):

@@ -45,7 +45,7 @@ NAMES: dict[str, Iterable[str]] = {
 # Fields of `model` that are options of the network.
 NET_FIELDS = (
   'hidden', 'feature', 'norm', 'norm_where', 'norm_before', 'norm_affine',
-  'norm_groups', 'norm_eps', 'use_bias', 'initializer', 'dtype',
+  'norm_groups', 'norm_eps', 'use_bias', 'projector', 'initializer', 'dtype',
 )  # fmt: skip
 
 # Fields whose value is a number in some range.
@@ -82,6 +82,10 @@ RANGES: dict[str, rules.Rule] = {
     'give one or more sizes of at least 1',
   ),
   'model.feature': (lambda v: v in (192, 384), 'choose 192 or 384'),
+  'model.projector': (
+    lambda v: all(size >= 1 for size in v),
+    'give sizes of at least 1, or none',
+  ),
   'model.norm_groups': rules.COUNT,
   'model.norm_eps': rules.POSITIVE,
   'client.learning_rate': rules.POSITIVE,

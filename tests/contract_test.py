@@ -86,21 +86,23 @@ def test_is_its_identity(name):
   identity = algorithms.find(name).identity
   if identity is None:
     pytest.skip('the others come down to it')
+  server = identity.server
   ours, theirs = (
     toy.problem(
-      n,
-      s,
-      identity.client,
-      identity.server,
-      every_class=identity.every_class,
+      n, s, identity.client, at_server, every_class=identity.every_class
     ).with_cohorts(toy.EVERYONE)
-    for n, s in (
-      (name, identity.settings),
-      (identity.other, identity.other_settings),
+    for n, s, at_server in (
+      (name, identity.settings, server),
+      (
+        identity.other,
+        identity.other_settings,
+        server | identity.other_server,
+      ),
     )
   )
-  got = oracles.weights_of(toy.run(ours).server.params)
-  expected = oracles.weights_of(toy.run(theirs).server.params)
+  rounds = identity.rounds
+  got = oracles.weights_of(toy.run(ours, rounds).server.params)
+  expected = oracles.weights_of(toy.run(theirs, rounds).server.params)
   for a, b in zip(got, expected, strict=True):
     np.testing.assert_allclose(a.reshape(b.shape), b, rtol=TIGHT, atol=TIGHT)
 

@@ -54,6 +54,7 @@ WRONG = [
   ('model.norm_where', 'reduced', 'norm = ln'),
   ('model.hidden', (), 'one or more sizes'),
   ('model.hidden', (8, 0), 'one or more sizes'),
+  ('model.projector', (8, 0), 'sizes of at least 1'),
   ('model.feature', 200, '192 or 384'),
   ('model.loss', 'hinge', 'did you mean'),
   ('client.learning_rate', 0.0, 'above 0'),

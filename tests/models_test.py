@@ -347,6 +347,29 @@ def test_a_masked_network_is_the_sliced_one(x64, name, norm):
   check_masked_is_sliced(net, x, y)
 
 
+def test_a_projector_comes_before_the_classifier():
+  net = MLP(5, hidden=(6,), projector=(4, 3), use_bias=True)
+  x = normal(2, 7)
+  params, _ = filled(net, x)
+  outputs = net.apply({'params': params}, x)
+
+  def linear(name, h):
+    return h @ params[name]['kernel'] + params[name]['bias']
+
+  hidden = np.maximum(linear('dense0', np.asarray(x)), 0)
+  inner = np.maximum(linear('projector0', hidden), 0)
+  features = linear('projector1', inner)
+  near(outputs.features, features)
+  near(outputs.logits, linear('classifier', features))
+
+
+def test_a_projector_keeps_its_size_in_a_narrow_network(x64):
+  net = MLP(5, hidden=(6, 5), projector=(4, 3), use_bias=True)
+  x = normal(6, 7).astype(jnp.float64)
+  y = jnp.array([0, 3, 1, 1, 2, 4])
+  check_masked_is_sliced(net, x, y, narrows=False)
+
+
 def test_masks_and_widths_take_traced_tiers():
   submodels = width_submodels(MLP(2), normal(1, 3), ('1', '0.6', '1/64'))
   tiers = jnp.arange(3)

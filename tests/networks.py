@@ -74,8 +74,11 @@ def gradient(net, params, stats, x, y, width=None):
   return jax.grad(loss, has_aux=True)(params)
 
 
-def check_masked_is_sliced(net, x, y):
-  """The network at 3/5 of its width, as a masked one and as a small one."""
+def check_masked_is_sliced(net, x, y, *, narrows=True):
+  """The network at 3/5 of its width, as a masked one and as a small one.
+
+  `narrows` says whether its features become fewer.
+  """
   params, stats = filled(net, x, jnp.float64)
   submodels = width_submodels(net, x, ('1', '3/5'))
   module = submodels.module(1)
@@ -106,7 +109,7 @@ def check_masked_is_sliced(net, x, y):
   near(outputs.logits[:-1], small_outputs.logits[:-1], 1e-9)
   d = small_outputs.features.shape[-1]
   near(outputs.features[:-1, ..., :d], small_outputs.features[:-1], 1e-9)
-  assert d < outputs.features.shape[-1]
+  assert narrows == (d < outputs.features.shape[-1])
   assert not outputs.features[..., d:].any()
   near(got, expected, 1e-9)
   near(moved, small_moved, 1e-9)

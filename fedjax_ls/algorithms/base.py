@@ -40,6 +40,8 @@ class Identity(NamedTuple):
     client: fields of `hyper.client` that the case needs.
     server: fields of `hyper.server` that the case needs.
     every_class: whether every client must have examples of every class.
+    other_server: fields of `hyper.server` that the other method needs, too.
+    rounds: for how many rounds it holds.
   """
 
   settings: Any
@@ -48,6 +50,8 @@ class Identity(NamedTuple):
   client: dict[str, Any] = {}  # noqa: RUF012
   server: dict[str, Any] = {}  # noqa: RUF012
   every_class: bool = False
+  other_server: dict[str, Any] = {}  # noqa: RUF012
+  rounds: int = 3
 
 
 class Method(NamedTuple):

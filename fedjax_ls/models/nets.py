@@ -54,6 +54,10 @@ class Net(nn.Module):
     norm_eps: eps of the norms.
     use_bias: whether convolutions and linear layers have biases; the
       convolutions of residual networks never have.
+    projector: sizes of linear layers between the last hidden layer and the
+      classifier, with ReLU in between; the last one's outputs are the
+      features.  MOON's are (d, 256) for d inputs.  Narrow versions keep their
+      sizes.
     initializer: 'lecun' or 'torch', see `fedjax_ls.models.conv.initializers`.
     lowering: of the convolutions, 'native' or 'matmul'.
     dtype: type of the computation, None for the inputs'; parameters, norms and
@@ -68,6 +72,7 @@ class Net(nn.Module):
   norm_groups: int = 2
   norm_eps: float = 1e-5
   use_bias: bool = False
+  projector: tuple[int, ...] = ()
   initializer: str = 'lecun'
   lowering: str = 'native'
   dtype: Any = None
@@ -128,6 +133,8 @@ class Net(nn.Module):
     return self._linear(x, features, name, self.dtype)
 
   def _classified(self, x):
+    for layer, size in enumerate(self.projector):
+      x = self._dense(nn.relu(x) if layer else x, size, f'projector{layer}')
     # Logits rounded to bfloat16 are too coarse for a softmax: in the type of
     # the parameters.
     return Outputs(self._linear(x, self.num_classes, 'classifier', None), x)

@@ -80,18 +80,19 @@ class Data:
       rows = np.asarray(rows)[np.asarray(mask)]
       yield self.x[rows], self.y[rows]
 
-  def train(self, w, t, i, *, correction=(0.0, 0.0), gradient=gradient):
+  def train(self, w, t, i, *, correction=None, gradient=gradient):
     """Momentum SGD with weight decay; returns the weights and the steps.
 
     `gradient(w, x, y)` is of the client's objective on a batch.
     """
-    velocity, steps = [0.0, 0.0], 0
+    velocity, steps = [0.0] * len(w), 0
+    correction = correction or [0.0] * len(w)
     for x, y in self.batches(t, i):
       g = gradient(w, x, y)
-      for n in range(2):
+      for n in range(len(w)):
         step = g[n] + correction[n] + self.decay * w[n]
         velocity[n] = step + self.momentum * velocity[n]
-      w = [w[n] - self.lr[t] * velocity[n] for n in range(2)]
+      w = [v - self.lr[t] * velocity[n] for n, v in enumerate(w)]
       steps += 1
     return w, steps
 
