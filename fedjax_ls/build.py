@@ -103,6 +103,12 @@ def prepare(config: Config, stored: dict[str, Any] | None = None) -> Experiment:
         f'execution.data = host does not fit method {method.name}, which '
         'judges clients by their training data; use execution.data = device'
       )
+    if algorithm.ready is not None:
+      raise ConfigError(
+        f'execution.data = host does not fit method {method.name} with '
+        "model.norm = 'bn', whose statistics come from all training examples; "
+        'use execution.data = device or another norm'
+      )
     host = hosted.on_host(federation)
     federation = hosted.outline(host)
   with loop.memory_named(None):
@@ -284,6 +290,7 @@ def _execution(
     min(chunk, most),
     round_lib.clients_mesh(devices) if devices > 1 else None,
     wanted.debug,
+    wanted.slim,
     wanted.data == 'host',
   )
   return execution, resolved, shrinks

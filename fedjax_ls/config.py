@@ -116,7 +116,7 @@ class Model:
       that its signature names, `num_classes`, `lowering` and `dtype`.
     hidden: hidden sizes of `mlp` and of a network of one's own.
     feature: size of the feature of `cnn`, 192 or 384.
-    norm: kind of norm, `none`, `fn`, `ln`, `gn`, `bn` or `shift`.
+    norm: kind of norm, `none`, `fn`, `ln`, `gn`, `in`, `bn` or `shift`.
     norm_where: `layers`, `last` or `reduced`.
     norm_before: norm before the activation.
     norm_affine: norms learn a scale and a bias per channel.
@@ -170,6 +170,8 @@ class Execution:
     conv: `native`, `matmul` or `auto`.
     unroll: local steps unrolled into one loop body.
     debug: client by client and unjitted, naming the client that fails.
+    slim: where one client runs at a time, narrow tiers compute their small
+      network instead of the whole one under a mask.
     data: where examples and client states are, on the `device` or on the
       `host`, which feeds it one cohort at a time.
     precision: of float32 matrix products: `float32`, `tensorfloat32` or
@@ -181,6 +183,7 @@ class Execution:
   conv: str = 'auto'
   unroll: int = 1
   debug: bool = False
+  slim: bool = True
   data: str = 'device'
   precision: str = 'float32'
 

@@ -29,7 +29,8 @@ def evaluate(
   A method with one global model is judged on all test examples.  A method
   whose clients use models of their own is judged on each client's part of the
   test examples with that client's model, chosen from its training data; the
-  global model, where it is judged as well, on all of them.
+  global model, where it is judged as well, on all of them.  Variants of the
+  global model are judged on all test examples.
 
   Args:
     algorithm: the method.
@@ -47,28 +48,49 @@ def evaluate(
     `client_mean`, `client_std`, `client_worst10` and `client_best10` (means
     of the worst and the best tenth, rounded up) with the metric's name in
     front, and `clients_left_out`, the number of clients without any.  Means
-    of a global model beside personal ones have `global_` in front.
+    of a global model beside personal ones have `global_` in front.  A
+    variant's metrics are `metric@name`; with `algorithm.answer`,
+    `local/metric` is the mean over the clients' parts under it.
   """
   means: dict[str, Array] = {}
+  params, stats = global_model(algorithm, hyper, state, federation)
   if algorithm.personal is None or algorithm.judges_global:
-    params, stats = algorithm.model(state.server)
     values = per_example(model, params, stats, test.x, test.y, batch_size)
     means = {k: jnp.mean(v) for k, v in values.items()}
   if algorithm.personal is None:
     own = {k: _client_means(v, test) for k, v in values.items()}
   else:
     means = {f'global_{k}': v for k, v in means.items()}
-    own = _personal(
-      algorithm, model, hyper, state, federation, test, batch_size
-    )
-    share = test.size / jnp.maximum(jnp.sum(test.size), 1)
-    means |= {k: jnp.sum(share * v) for k, v in own.items()}
+    own = _by_client(
+      model, algorithm.personal, None, hyper, state, federation, test,
+      batch_size,
+    )  # fmt: skip
+    means |= _over_clients(own, test)
   for name in own:
     if name != 'loss':
       spread = spread_over_clients(own[name], test.size > 0)
       means |= {f'{name}/{key}': value for key, value in spread.items()}
   means['clients_left_out'] = jnp.sum(test.size == 0)
+  for variant in algorithm.variants:
+    weights = variant.weights(hyper, state.server, federation)
+    values = per_example(variant.model, *weights, test.x, test.y, batch_size)
+    means |= {f'{k}@{variant.name}': jnp.mean(v) for k, v in values.items()}
+  if algorithm.answer is not None and test.index.shape[1]:
+    local = _by_client(
+      model, lambda hyper, ctx: (params, stats), algorithm.answer, hyper,
+      state, federation, test, batch_size,
+    )  # fmt: skip
+    means |= {f'local/{k}': v for k, v in _over_clients(local, test).items()}
   return means
+
+
+def global_model(
+  algorithm: Algorithm, hyper, state: State, federation: Federation
+) -> tuple[Tree, Tree]:
+  """The global model as it is judged: `(params, stats)`."""
+  if algorithm.ready is None:
+    return algorithm.model(state.server)
+  return algorithm.ready(hyper, state.server, federation)
 
 
 def per_example(
@@ -122,8 +144,11 @@ def spread_over_clients(values: Array, present: Array) -> dict[str, Array]:
   }
 
 
-def _metrics(model, params, stats, x, y, rows) -> dict[str, Array]:
+def _metrics(
+  model, params, stats, x, y, rows, answer=lambda outputs: outputs
+) -> dict[str, Array]:
   outputs, _ = model.apply(params, stats, x[rows])
+  outputs = answer(outputs)
   return {
     'loss': model.loss(outputs, y[rows]),
     **model.metrics(outputs, y[rows]),
@@ -137,8 +162,16 @@ def _client_means(values: Array, test: Federation) -> Array:
   return total / jnp.maximum(test.size, 1)
 
 
-def _personal(algorithm, model, hyper, state, federation, test, batch_size):
-  """Each client's means with its own model, `{name: [C]}`."""
+def _over_clients(values: dict[str, Array], test: Federation):
+  """Means over the clients' parts from `{name: [C]}`, their own means."""
+  share = test.size / jnp.maximum(jnp.sum(test.size), 1)
+  return {k: jnp.sum(share * v) for k, v in values.items()}
+
+
+def _by_client(
+  model, personal, answer, hyper, state, federation, test, batch_size
+):
+  """Each client's means on its own part, `{name: [C]}`."""
   batch_size = min(batch_size, test.index.shape[1])
 
   def client(args):
@@ -148,20 +181,26 @@ def _personal(algorithm, model, hyper, state, federation, test, batch_size):
       state.server, state_of_client, (), federation.x, federation.y,
       train_rows, train_size, labels, tier, jax.random.key(0), state.round,
     )  # fmt: skip
-    params, stats = algorithm.personal(hyper, ctx)
+    params, stats = personal(hyper, ctx)
+
+    def metrics(rows):
+      change = (
+        (lambda outputs: answer(hyper, labels, outputs))
+        if answer
+        else (lambda outputs: outputs)
+      )
+      return _metrics(model, params, stats, test.x, test.y, rows, change)
 
     def step(i, total):
       at = i * batch_size + jnp.arange(batch_size)
       mine = rows[jnp.minimum(at, len(rows) - 1)]
-      values = _metrics(model, params, stats, test.x, test.y, mine)
+      values = metrics(mine)
       return {
         k: total[k] + jnp.sum(jnp.where(at < size, v, 0))
         for k, v in values.items()
       }
 
-    shapes = jax.eval_shape(
-      lambda: _metrics(model, params, stats, test.x, test.y, rows[:1])
-    )
+    shapes = jax.eval_shape(metrics, rows[:1])
     zeros = {k: jnp.zeros((), v.dtype) for k, v in shapes.items()}
     batches = -(-size // batch_size)
     total = jax.lax.fori_loop(0, batches, step, zeros)

@@ -28,10 +28,14 @@ from fedjax_ls.types import (
   Cohort,
   Ctx,
   Execution,
+  Phase,
   Slots,
   State,
   Tree,
 )
+
+# What a client's key is folded with for its tier; no phase has this number.
+_TIER = 1 << 16
 
 
 def clients_mesh(devices: int) -> jax.sharding.Mesh:
@@ -87,6 +91,7 @@ def round_step(
   execution: Execution = Execution(),  # noqa: B008
 ) -> State:
   """One round, with all examples and all client states on the device."""
+  federation = with_tiers(algorithm, federation, state)
   ids, sampler = draw(algorithm, federation, state)
   slots = lay_out(federation, state.clients, ids, execution)
   server, clients, report = exchange(
@@ -106,8 +111,19 @@ def draw(
   algorithm: Algorithm, federation: Federation, state: State
 ) -> tuple[Array, Tree]:
   """The cohort `ids[K]` of a round, and the sampler's new state."""
+  federation = with_tiers(algorithm, federation, state)
   key, _ = _keys(state)
   return algorithm.sampler.sample(state.sampler, federation, key, state.round)
+
+
+def with_tiers(
+  algorithm: Algorithm, federation: Federation, state: State
+) -> Federation:
+  """The federation with the tiers of this round."""
+  ids = jnp.arange(len(federation.size))
+  return federation._replace(
+    tier=_tiers(algorithm, state, ids, federation.tier)
+  )
 
 
 def lay_out(
@@ -179,6 +195,7 @@ def exchange(
     `{metric: (sum of weight * value, sum of weights)}` of this round.
   """
   server, clients, carry = state.server, slots.state, ()
+  tier = _tiers(algorithm, state, slots.ids, slots.tier)
   cohort = Cohort(slots.ids[slots.place], slots.size[slots.place], population)
   _, key = _keys(state)
   keys = jax.vmap(jax.random.fold_in, (None, 0))(key, slots.ids)
@@ -197,13 +214,13 @@ def exchange(
       rows=slots.rows,
       size=slots.size,
       labels=slots.labels,
-      tier=slots.tier,
+      tier=tier,
       key=jax.vmap(jax.random.fold_in, (0, None))(keys, left),
       round=state.round,
     )
     live = slots.ids < population
     summed, metrics, (stacked, clients, carry) = map_clients(
-      phase.client, hyper, ctx, slots.ids, live, execution
+      _client(phase, execution), hyper, ctx, slots.ids, live, execution
     )
     stacked = _gather(stacked, slots.place)
     server = phase.server(hyper, server, reduce(summed), stacked, cohort)
@@ -237,6 +254,11 @@ def run_rounds(
   )
 
 
+def _client(phase: Phase, execution: Execution):
+  alone = execution.slim and execution.chunk == 1 and not execution.debug
+  return phase.alone if alone and phase.alone is not None else phase.client
+
+
 def _report(algorithm: Algorithm, hyper, federation: Federation, state: State):
   """What a round reports, for its structure."""
   execution = Execution()
@@ -253,6 +275,16 @@ def _keys(state: State) -> tuple[Array, Array]:
   key = jax.random.fold_in(key, state.round)
   sample_key, client_key = jax.random.split(key)
   return sample_key, client_key
+
+
+def _tiers(algorithm: Algorithm, state: State, ids: Array, tier: Array):
+  """Tiers of some clients in a round, where the method draws them anew."""
+  if algorithm.tier is None:
+    return tier
+  _, key = _keys(state)
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
+  keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _TIER)
+  return jax.vmap(algorithm.tier)(keys)
 
 
 def _gather(tree: Tree, ids: Array) -> Tree:

@@ -18,3 +18,8 @@ SPEEDS: Rule = (
   lambda v: all(speed > 0 for speed in v),
   'give numbers above 0, one a tier or one for all',
 )
+
+
+def one_of(*names: str) -> Rule:
+  """The rule of a value that is one of a few names."""
+  return (lambda v: v in names, f'choose {" or ".join(names)}')

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedjax_ls import algorithms, consistency, loop, rules, samplers
+from fedjax_ls import algorithms, consistency, evaluate, loop, rules, samplers
 from fedjax_ls import hyper as hyper_lib
 from fedjax_ls.config import Config
 from fedjax_ls.data.federation import Federation
@@ -139,7 +139,7 @@ def fit(
       history.append({'round': stop.round, **stop.metrics})
       shown.show(stop.round, stop.metrics)
       state = stop.state
-  params, stats = algorithm.model(state.server)
+  params, stats = evaluate.global_model(algorithm, numbers, state, federation)
   return Result(params, stats, history, state)
 
 

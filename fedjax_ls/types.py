@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from fedjax_ls.data.federation import Federation
+from fedjax_ls.models.base import Model, Outputs
 
 Array = jax.Array
 Tree = Any
@@ -134,11 +135,14 @@ class Phase(NamedTuple):
     broadcast: `(hyper, server, round) -> message`.
     client: `(hyper, Ctx) -> Upload`, for one client.
     server: `(hyper, server, Reduced, stacked[K, ...], Cohort) -> server`.
+    alone: does what `client` does but branches by the client, which is cheaper
+      where one client runs at a time; None if there is no such way.
   """
 
   broadcast: Callable[[Any, Tree, Array], Tree]
   client: Callable[[Any, Ctx], Upload]
   server: Callable[[Any, Tree, Reduced, Tree, Cohort], Tree]
+  alone: Callable[[Any, Ctx], Upload] | None = None
 
 
 class Sampler(NamedTuple):
@@ -157,6 +161,20 @@ class Sampler(NamedTuple):
   metrics: Callable[[Tree], dict[str, Array]] = lambda state: {}
 
 
+class Variant(NamedTuple):
+  """A further model that a method is judged by on all test examples.
+
+  Attributes:
+    name: what its metrics are called, `metric@name`.
+    model: the network, its loss and metrics.
+    weights: `(hyper, server, federation) -> (params, stats)`.
+  """
+
+  name: str
+  model: Model
+  weights: Callable[[Any, Tree, Federation], tuple[Tree, Tree]]
+
+
 class Algorithm(NamedTuple):
   """A method: how it starts, its phases, and which model it is judged by.
 
@@ -169,6 +187,13 @@ class Algorithm(NamedTuple):
     personal: `(hyper, Ctx) -> (params, stats)`, the model that a client uses,
       with `ctx.message` the server's state; None if it is the global one.
     judges_global: whether the global model is judged beside personal ones.
+    ready: `(hyper, server, federation) -> (params, stats)`, the global model
+      as it is judged, if its statistics need training examples.
+    variants: further models to judge.
+    answer: `(hyper, labels[Y], outputs) -> outputs`, how a client changes
+      what the global model says on its own examples; None for no such metric.
+    tier: `(key) -> tier`, a client's tier of one round by a key of round and
+      client; None for the federation's.
   """
 
   init: Callable[[Any, Array, Federation], tuple[Tree, Tree]]
@@ -177,6 +202,10 @@ class Algorithm(NamedTuple):
   model: Callable[[Tree], tuple[Tree, Tree]]
   personal: Callable[[Any, Ctx], tuple[Tree, Tree]] | None = None
   judges_global: bool = False
+  ready: Callable[[Any, Tree, Federation], tuple[Tree, Tree]] | None = None
+  variants: tuple[Variant, ...] = ()
+  answer: Callable[[Any, Array, Outputs], Outputs] | None = None
+  tier: Callable[[Array], Array] | None = None
 
 
 class State(NamedTuple):
@@ -207,6 +236,9 @@ class Execution(NamedTuple):
     chunk: clients vectorized at a time, on each device.
     mesh: `clients_mesh(devices)`, None for a single device.
     debug: run client by client, unjitted, and name the one that fails.
+    slim: where one client runs at a time, compute the small networks of narrow
+      tiers instead of masking the whole one; under a `vmap` over whole runs
+      all of them would be computed, so that such a run sets it to False.
     fed: whether the host feeds each device the examples of its own clients,
       instead of all examples being on all devices.
   """
@@ -214,4 +246,5 @@ class Execution(NamedTuple):
   chunk: int = 1
   mesh: jax.sharding.Mesh | None = None
   debug: bool = False
+  slim: bool = True
   fed: bool = False

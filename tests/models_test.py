@@ -58,11 +58,20 @@ def reference_norm(kind, v, groups=2, eps=1e-5):
         part = np.array(group) == g
         out[..., part] = reference_norm('ln', v[..., part], eps=eps)
       return out
+    case 'in':
+      channels = np.moveaxis(v, -1, 0)
+      parts = [reference_norm('ln', part, eps=eps) for part in channels]
+      return np.stack(parts, -1)
   return v
 
 
-@pytest.mark.parametrize('kind', ['none', 'fn', 'shift', 'ln', 'gn'])
-@pytest.mark.parametrize('shape', [(3, 8), (3, 4, 5, 8)])
+@pytest.mark.parametrize(
+  ('kind', 'shape'),
+  [
+    *((kind, (3, 8)) for kind in ('none', 'fn', 'shift', 'ln', 'gn')),
+    *((kind, (3, 4, 5, 8)) for kind in KINDS if kind != 'bn'),
+  ],
+)
 @pytest.mark.parametrize('active', [None, 5, 6])
 def test_a_norm_of_the_active_channels_is_the_formula(kind, shape, active):
   x = normal(*shape)
@@ -300,6 +309,10 @@ def test_lowerings_of_a_network_agree():
     (
       lambda: MLP(2, norm='fn', norm_where='reduced').init(KEY, normal(1, 3)),
       "'reduced' does not fit",
+    ),
+    (
+      lambda: MLP(2, norm='in').init(KEY, normal(1, 3)),
+      r"norm = 'in' has no positions .* \(1, 128\)",
     ),
     (
       lambda: MLP(2, norm_where='first').init(KEY, normal(1, 3)),

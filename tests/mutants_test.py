@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from fedjax_ls import local, mapping, server, transforms
-from fedjax_ls.algorithms import scaffold, width
+from fedjax_ls import local, mapping, narrow, server, transforms
+from fedjax_ls.algorithms import scaffold
 from tests import oracles, toy
 from tests.breaking import error, patched_server_step
 
@@ -80,7 +80,7 @@ def uploaded_outside_the_mask(p):
 def test_masking_before_weight_decay(monkeypatch):
   assert uploaded_outside_the_mask(toy.problem('width')) == 0
   chain = optax.chain
-  monkeypatch.setattr(width.optax, 'chain', lambda *a: chain(*reversed(a)))
+  monkeypatch.setattr(narrow.optax, 'chain', lambda *a: chain(*reversed(a)))
   assert uploaded_outside_the_mask(toy.problem('width')) > 1e-4
 
 

@@ -123,8 +123,11 @@ def problem(
 
 
 def program(p: Problem, **execution):
-  """`(hyper, federation, state, rounds) -> state`, compiled."""
-  how = types.Execution(**execution)
+  """`(hyper, federation, state, rounds) -> state`, compiled.
+
+  Narrow clients run masked unless `slim=True`.
+  """
+  how = types.Execution(**{'slim': False, **execution})
 
   def go(numbers, data, state, rounds=3):
     return round_lib.run_rounds(p.algorithm, numbers, data, state, rounds, how)

@@ -2,16 +2,11 @@
 
 import dataclasses
 
-import jax
-import optax
-
-from fedjax_ls import local, server, transforms
+from fedjax_ls import narrow, server
 from fedjax_ls.algorithms.base import Identity, Method, Parts
 from fedjax_ls.algorithms.fedavg import FedAvg
-from fedjax_ls.hyper import Hyper, traced
-from fedjax_ls.local import End, Start
-from fedjax_ls.models.submodels import exact_rates
-from fedjax_ls.types import Algorithm, Ctx, Phase, Upload, Weighted
+from fedjax_ls.hyper import traced
+from fedjax_ls.types import Algorithm
 
 
 @traced
@@ -57,52 +52,10 @@ def width(settings: Width, parts: Parts) -> Algorithm:
   Differs from the authors' code in: clients count by `server.weights`,
   `uniform` being theirs; classifier rows are averaged over all clients.
   """
-  submodels = parts.submodels
-  if submodels is None:
-    raise ValueError(
-      f'algorithm.rates is {settings.rates} but the model has no submodels; '
-      'use a network with a method slim, as all image networks have.'
-    )
-  if exact_rates(settings.rates, 'algorithm.rates') != submodels.rates:
-    theirs = tuple(str(rate) for rate in submodels.rates)
-    raise ValueError(
-      f'algorithm.rates = {settings.rates} but the submodels have {theirs}; '
-      f'use method = Width(rates={theirs})'
-    )
-
-  def start(hyper: Hyper, ctx: Ctx) -> Start:
-    return Start(
-      ctx.message.params,
-      ctx.message.stats,
-      extra={'mask': submodels.mask(ctx.tier)},
-      width=submodels.width(ctx.tier),
-    )
-
-  def tx(hyper: Hyper, ctx: Ctx):
-    chain = local.optimizer(hyper, ctx)
-    return optax.chain(chain, transforms.masked_update())
-
-  def finish(hyper: Hyper, ctx: Ctx, begin: Start, end: End) -> Upload:
-    weight = server.client_weight(hyper, ctx)
-
-    def held(mask):
-      return jax.tree.map(lambda m: weight * m, mask)
-
-    upload = local.upload_change(hyper, ctx, begin, end)
-    change, stats = upload.summed['delta'], upload.summed['stats']
-    return upload._replace(
-      summed={
-        'delta': Weighted(change.value, held(begin.extra['mask'])),
-        'stats': Weighted(stats.value, held(submodels.stats_mask(ctx.tier))),
-      }
-    )
-
-  client = local.local_sgd(
-    parts.model, tx=tx, start=start, finish=finish, unroll=parts.unroll
-  )
+  submodels = narrow.submodels_of(settings.rates, parts)
   return Algorithm(
     init=server.init(parts.model),
-    phases=(Phase(server.send, client, server.step),),
+    phases=(narrow.phase(parts, submodels),),
     sampler=parts.sampler,
     model=server.global_model,
   )

@@ -1,7 +1,11 @@
 """Networks, norms and their narrow versions."""
 
 from fedjax_ls.models.base import Model, Outputs, Width
-from fedjax_ls.models.batch_stats import batch_norm_params, recompute_stats
+from fedjax_ls.models.batch_stats import (
+  batch_norm_params,
+  query_stats,
+  recompute_stats,
+)
 from fedjax_ls.models.conv import Conv, max_pool2, resolve_conv
 from fedjax_ls.models.convnets import PflCNN, PooledCNN
 from fedjax_ls.models.flax_model import flax_model
@@ -15,7 +19,7 @@ from fedjax_ls.models.registry import (
   options_of,
 )
 from fedjax_ls.models.resnet import PreResNet, ResNet
-from fedjax_ls.models.submodels import Submodels, width_submodels
+from fedjax_ls.models.submodels import Submodels, cut_out, width_submodels
 from fedjax_ls.models.text import LSTM, Transformer
 
 __all__ = [
@@ -36,11 +40,13 @@ __all__ = [
   'Transformer',
   'Width',
   'batch_norm_params',
+  'cut_out',
   'flax_model',
   'import_module',
   'make_net',
   'max_pool2',
   'options_of',
+  'query_stats',
   'recompute_stats',
   'resolve_conv',
   'width_submodels',

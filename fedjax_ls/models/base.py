@@ -49,9 +49,10 @@ class Model(NamedTuple):
     init: `init(key) -> (params, stats)`.  `stats` holds what is no parameter
       (BatchNorm's running statistics), `{}` when there is none.
     apply: `apply(params, stats, x, *, train=False, mask=None, key=None,
-      width=None) -> (Outputs, stats)`.  `x` is `[B, ...]` as stored in the
-      federation (uint8 images included); `mask` is `[B]`, False for padding;
-      `key` feeds dropout; `width` is a `Width`.
+      width=None) -> (Outputs, stats)`; that of a `flax_model` takes `module`,
+      another network to run in place of its own.  `x` is `[B, ...]` as stored
+      in the federation (uint8 images included); `mask` is `[B]`, False for
+      padding; `key` feeds dropout; `width` is a `Width`.
     loss: `loss(outputs, y) -> [B]`, one loss an example.
     metrics: `metrics(outputs, y) -> {name: [B]}`, one value an example.
     augment: `augment(key, x) -> x` changes a batch at random before a local

@@ -83,6 +83,67 @@ def recompute_stats(
     1, batches, lambda i, total: merged(i, total, batch_size), total
   )
   total = merged(batches, total, rest) if rest else total
+  return _like(stats, total)
+
+
+def query_stats(
+  model: Model,
+  params: Tree,
+  stats: Tree,
+  x: Array,
+  index: Array,
+  size: Array,
+  batch_size: int,
+) -> Tree:
+  """Statistics of BatchNorm from asking one client after the other.
+
+  As `recompute_stats`, with batches that never mix clients: the mean over all
+  batches of their means and of their unbiased variances.  Examples are
+  augmented as in training, by a fixed key.
+
+  Args:
+    model: a `flax_model` whose layers are `Norm('bn')` or `nn.BatchNorm`.
+    params: its parameters.
+    stats: its statistics; only their structure and types are used.
+    x: `[N, ...]` examples as stored.
+    index: `[C, L]` rows of each client.
+    size: `[C]` how many of them are valid.
+    batch_size: examples a batch; a client's last batch may be short.
+
+  Returns:
+    Statistics like `stats`; `{}` where there are none.
+
+  References:
+    Diao, Ding, Tarokh. HeteroFL: computation and communication efficient
+    federated learning for heterogeneous clients. ICLR 2021 (static batch
+    normalization).
+  """
+  if not stats:
+    return stats
+  batch_size = min(batch_size, index.shape[1])
+  ends = jnp.cumsum(-(-size // batch_size))
+
+  def seen(i):
+    client = jnp.searchsorted(ends, i, side='right')
+    first = jnp.where(client > 0, ends[client - 1], 0)
+    at = (i - first) * batch_size + jnp.arange(batch_size)
+    mask = at < size[client]
+    batch = x[index[client, jnp.where(mask, at, 0)]]
+    if model.augment is not None:
+      batch = model.augment(jax.random.fold_in(jax.random.key(1), i), batch)
+    return _seen(model, params, stats, batch, mask)
+
+  zeros = jax.tree.map(
+    lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(seen, 0)
+  )
+  total = jax.lax.fori_loop(
+    0, ends[-1], lambda i, total: _averaged(total, seen(i), i), zeros
+  )
+  return _like(stats, total)
+
+
+def _like(stats, total):
+  """What was found by layer, as a tree of the layers' statistics."""
   return jax.tree_util.tree_map_with_path(
     lambda path, old: total[_layer(path)][path[-1].key].astype(old.dtype), stats
   )
@@ -92,7 +153,7 @@ def _layer(path) -> str:
   return '/'.join(key.key for key in path[:-1])
 
 
-def _seen(model, params, stats, x):
+def _seen(model, params, stats, x, mask=None):
   """Mean, unbiased variance and count of what enters each norm, by layer."""
   seen = {}
 
@@ -100,14 +161,17 @@ def _seen(model, params, stats, x):
     module = context.module
     if context.method_name == '__call__' and _is_batch_norm(module):
       v = args[0].astype(jnp.promote_types(args[0].dtype, jnp.float32))
-      (mean, var), count = moments(v, jnp.ones(len(v), bool))
+      real = kwargs.get('mask', mask)
+      real = jnp.ones(len(v), bool) if real is None else real
+      (mean, var), count = moments(v, real)
       unbiased = var * (count / jnp.maximum(count - 1, 1))
       layer = '/'.join(module.path)
       seen[layer] = {'mean': mean, 'var': unbiased, 'count': count}
     return call(*args, **kwargs)
 
   with nn.intercept_methods(record):
-    model.apply(params, stats, x, train=True, key=jax.random.key(0))
+    key = jax.random.key(0)
+    model.apply(params, stats, x, train=True, mask=mask, key=key)
   return seen
 
 

@@ -60,7 +60,6 @@ def flax_model(
   if isinstance(loss, str) and loss not in LOSSES:
     raise unknown('model.loss', loss, LOSSES)
   prepare = scale_images if preprocess is None else preprocess
-  accepted = _accepted(module)
   shape, dtype = jnp.shape(example), jnp.result_type(example)
 
   def init(key):
@@ -80,7 +79,11 @@ def flax_model(
     )
     return params, stats
 
-  def apply(params, stats, x, *, train=False, mask=None, key=None, width=None):
+  def apply(
+    params, stats, x, *,
+    train=False, mask=None, key=None, width=None, module=module,
+  ):  # fmt: skip
+    accepted = _accepted(module)
     require(
       width is None or 'width' in accepted,
       f'{type(module).__name__} takes no width; add `width=None` to its '

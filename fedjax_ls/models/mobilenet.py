@@ -97,12 +97,11 @@ class MobileNetV2(Net):
       h, wide, f'{name}_depth', stride=stride, padding=1, depthwise=True
     )
     h = self._activated(h, f'{name}_depth_norm', call)
-    h = self._norm(
-      self._conv(h, out, f'{name}_project', 1), f'{name}_norm', call
-    )
+    h = self._conv(h, out, f'{name}_project', 1)
+    h = self._norm(self._scaled(h, call), f'{name}_norm', call)
     if stride > 1:
       return h
     if inputs != features:
       x = self._conv(x, out, f'{name}_short', 1)
-      x = self._norm(x, f'{name}_short_norm', call)
+      x = self._norm(self._scaled(x, call), f'{name}_short_norm', call)
     return x + h

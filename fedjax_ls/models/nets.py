@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from fedjax_ls.data.checks import require, unknown
 from fedjax_ls.models.base import Outputs, Width
@@ -62,6 +63,8 @@ class Net(nn.Module):
     lowering: of the convolutions, 'native' or 'matmul'.
     dtype: type of the computation, None for the inputs'; parameters, norms and
       the classifier stay float32.
+    scaler: in training, outputs of hidden layers are divided by this share
+      times the `width` in use (HeteroFL's Scaler); None to leave them.
   """
 
   num_classes: int
@@ -76,6 +79,7 @@ class Net(nn.Module):
   initializer: str = 'lecun'
   lowering: str = 'native'
   dtype: Any = None
+  scaler: Width | None = None
 
   def _kind(self, last: bool) -> str:
     if self.norm_where not in PLACES:
@@ -100,8 +104,18 @@ class Net(nn.Module):
     active = call.active(x.shape[-1])
     return norm(x, train=call.train, mask=call.mask, active=active)
 
+  def _scaled(self, x, call):
+    """A hidden layer's output as it enters its norm."""
+    if self.scaler is None or not call.train:
+      return x
+    num, den = self.scaler
+    if call.width is not None:
+      num, den = num * call.width.num, den * call.width.den
+    return x * (jnp.asarray(den, x.dtype) / jnp.asarray(num, x.dtype))
+
   def _activated(self, x, name, call, last=False):
     """ReLU and norm of a hidden layer, cut to the width."""
+    x = self._scaled(x, call)
     if self.norm_before:
       return nn.relu(self._norm(x, name, call, last))
     return self._norm(nn.relu(x), name, call, last)

@@ -15,11 +15,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fedjax_ls.data.checks import unknown
+from fedjax_ls.data.checks import require, unknown
 
 Array = jax.Array
 
-KINDS = ('none', 'fn', 'ln', 'gn', 'bn', 'shift')
+KINDS = ('none', 'fn', 'ln', 'gn', 'in', 'bn', 'shift')
 
 
 class Norm(nn.Module):
@@ -34,14 +34,15 @@ class Norm(nn.Module):
     ln     (v - mu) / sqrt(s2 + eps)
     gn     ln within each of `groups` groups of neighbouring channels; channel
            c of the first `active` belongs to group floor(c groups / active)
+    in     ln within each channel, over the positions of a map
     bn     per channel over examples and positions, running statistics
            (collection `batch_stats`, biased variance) in evaluation
 
   Attributes:
     kind: one of `KINDS`.
     groups: number of groups of `gn`.
-    affine: whether `ln`, `gn` and `bn` learn a scale and a bias per channel,
-      both `[C]`.
+    affine: whether `ln`, `gn`, `in` and `bn` learn a scale and a bias per
+      channel, both `[C]`.
     eps: positive number of the formulas above.
     momentum: share of the old running statistics that a `bn` step keeps.
 
@@ -81,7 +82,7 @@ class Norm(nn.Module):
       An array like `x`, exactly 0 on inactive channels.
 
     Raises:
-      ValueError: `kind` is none of `KINDS`.
+      ValueError: `kind` is none of `KINDS`, or `in` without positions.
     """
     if self.kind not in KINDS:
       raise unknown('model.norm', self.kind, KINDS)
@@ -101,6 +102,8 @@ class Norm(nn.Module):
         return _centered(v, _groups(v, 1, active))[0]
       case 'bn':
         return self._affine(self._batch_norm(v, train, mask, keep))
+      case 'in':
+        return self._affine(_within_channels(v, self.eps))
     groups = _groups(v, self.groups if self.kind == 'gn' else 1, active)
     centered, variance = _centered(v, groups)
     return self._affine(centered * jax.lax.rsqrt(variance + self.eps))
@@ -160,6 +163,19 @@ def _centered(v, groups):
   member = _as_row(groups.sum(1), v)
   centered = (v - mean(v)) * member
   return centered, mean(centered * centered)
+
+
+def _within_channels(v, eps):
+  require(
+    v.ndim > 2,
+    f"model.norm = 'in' has no positions to normalize over in x of shape "
+    f'{v.shape}; use it in convolutional networks without hidden linear '
+    "layers, or norm = 'ln'",
+  )
+  positions = tuple(range(1, v.ndim - 1))
+  centered = v - v.mean(positions, keepdims=True)
+  variance = (centered * centered).mean(positions, keepdims=True)
+  return centered * jax.lax.rsqrt(variance + eps)
 
 
 def _scaled(v, keep, eps):

@@ -102,7 +102,7 @@ class ResNet(Net):
       h = self._activated(h, f'{name}_norm0', call)
       h = self._conv(h, features, f'{name}_conv1', padding=1)
       if self.norm_before:
-        h = self._norm(h, f'{name}_norm1', call)
+        h = self._norm(self._scaled(h, call), f'{name}_norm1', call)
         x = nn.relu(self._short(x, features, stride, name, call) + h)
       else:
         h = self._short(x, features, stride, name) + h
@@ -117,7 +117,9 @@ class ResNet(Net):
       x = x[:, ::stride, ::stride]
       return jnp.pad(x, ((0, 0),) * 3 + ((0, features - x.shape[-1]),))
     x = self._conv(x, features, f'{name}_short', 1, stride)
-    return x if call is None else self._norm(x, f'{name}_short_norm', call)
+    if call is None:
+      return x
+    return self._norm(self._scaled(x, call), f'{name}_short_norm', call)
 
 
 class PreResNet(ResNet):

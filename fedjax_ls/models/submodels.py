@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import partial
 from typing import Any, NamedTuple
 
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fedjax_ls.data.checks import require
-from fedjax_ls.models.base import Tree, Width
-from fedjax_ls.models.flax_model import scale_images
+from fedjax_ls.models.base import Model, Tree, Width
+from fedjax_ls.models.flax_model import flax_model, scale_images
 
 
 class Submodels(NamedTuple):
@@ -24,7 +26,12 @@ class Submodels(NamedTuple):
     stats_mask: likewise for the statistics (BatchNorm's).
     width: `width(tier) -> Width`.
     slim: `slim(params, tier) -> tree`, the held blocks as small arrays.
+    slim_stats: likewise for the statistics.
     module: `module(tier) -> nn.Module`, the small network.
+    full: the network that all are part of.
+    shapes: its parameters and statistics, shapes and types.
+    random: whether training draws random numbers, as dropout does; a small
+      network draws others than a large one under a mask.
   """
 
   rates: tuple[Fraction, ...]
@@ -32,7 +39,11 @@ class Submodels(NamedTuple):
   stats_mask: Callable[[Any], Tree]
   width: Callable[[Any], Width]
   slim: Callable[[Tree, int], Tree]
+  slim_stats: Callable[[Tree, int], Tree]
   module: Callable[[int], nn.Module]
+  full: nn.Module
+  shapes: tuple[Tree, Tree]
+  random: bool
 
 
 def width_submodels(
@@ -77,19 +88,72 @@ def width_submodels(
       jnp.array([r.denominator for r in exact])[tier],
     )
 
-  def cut(params, tier):
-    return jax.tree.map(
-      lambda p, s: p[tuple(map(slice, s.shape))], params, slim[tier]
-    )
-
   return Submodels(
     rates=exact,
     mask=lambda tier: channel_masks(full, slim, tier),
     stats_mask=lambda tier: channel_masks(full_stats, slim_stats, tier),
     width=width,
-    slim=cut,
+    slim=lambda params, tier: _cut(params, slim[tier]),
+    slim_stats=lambda stats, tier: _cut(stats, slim_stats[tier]),
     module=modules.__getitem__,
+    full=module,
+    shapes=(full, full_stats),
+    random=_draws(module, example),
   )
+
+
+def cut_out(
+  submodels: Submodels, params: Tree, stats: Tree, tier: int
+) -> tuple[nn.Module, dict[str, Tree]]:
+  """The small network of a tier with its own weights, to be used alone.
+
+  Args:
+    submodels: of the network.
+    params: its parameters, as `fit` and the algorithms return them.
+    stats: its statistics, `{}` for none.
+    tier: whose network.
+
+  Returns:
+    The module and its variables: `module.apply(variables, x)` gives `Outputs`,
+    for inputs as the module takes them (images in [0, 1]).
+
+  Example:
+    >>> from fedjax_ls.models.nets import MLP
+    >>> net, x = MLP(2, hidden=(8,)), jnp.ones((1, 3))
+    >>> params = net.init(jax.random.key(0), x)['params']
+    >>> sub = width_submodels(net, x, ['1', '1/4'])
+    >>> small, variables = cut_out(sub, params, {}, 1)
+    >>> small.apply(variables, x).features.shape
+    (1, 2)
+  """
+  variables = {'params': submodels.slim(params, tier)}
+  if stats:
+    variables['batch_stats'] = submodels.slim_stats(stats, tier)
+  return submodels.module(tier), variables
+
+
+def with_module(model: Model, module: nn.Module) -> Model:
+  """A `flax_model` that runs another network, all else being the same."""
+  return model._replace(apply=partial(model.apply, module=module))
+
+
+def grow(tree: Tree, shapes: Tree) -> Tree:
+  """Small arrays as the leading blocks of large ones, zeros elsewhere.
+
+  Args:
+    tree: of arrays.
+    shapes: tree of arrays or shapes, as large or larger.
+
+  >>> print(grow(jnp.ones((1, 2)), jnp.zeros((2, 3))))
+  [[1. 1. 0.]
+   [0. 0. 0.]]
+  """
+
+  def padded(leaf, like):
+    ends = [b - a for a, b in zip(leaf.shape, like.shape, strict=True)]
+    return jnp.pad(leaf, [(0, end) for end in ends])
+
+  return jax.tree.map(padded, tree, shapes)
 
 
 def channel_masks(full: Tree, slim: Sequence[Tree], tier: Any) -> Tree:
@@ -132,6 +196,23 @@ def exact_rates(
   (Fraction(1, 1), Fraction(1, 2))
   """
   return tuple(_rate(f'{name}[{i}]', rate) for i, rate in enumerate(rates))
+
+
+def _draws(module, example):
+  model = flax_model(module, example)
+  x = jax.ShapeDtypeStruct(jnp.shape(example), jnp.result_type(example))
+  try:
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    jax.eval_shape(partial(model.apply, train=True), *shapes, x)
+  except flax.errors.InvalidRngError:
+    return True
+  return False
+
+
+def _cut(tree, shapes):
+  return jax.tree.map(
+    lambda leaf, s: leaf[tuple(map(slice, s.shape))], tree, shapes
+  )
 
 
 def _rate(name, rate):

@@ -101,6 +101,11 @@ class LSTM(TextNet):
     Raises:
       ValueError: `x` are no symbols, or `positions` is unknown.
     """
+    require(
+      self.scaler is None,
+      'algorithm.scaler = True does not fit an LSTM, whose gates have no norm; '
+      'set it to false',
+    )
     call = Call(train, mask, width)
     x = cut(self._embedded(x, self.embedding), call)
     for layer, size in enumerate(self.hidden):
@@ -242,16 +247,19 @@ class Transformer(TextNet):
     call = Call(train, mask, width)
     x, length = self._embedded(x, self.features), x.shape[1]
     x = x + self._table('position', length, self.features)[None]
-    x = self._dropped(self._norm(x, 'embedding_norm', call), call)
+    x = self._norm(self._scaled(x, call), 'embedding_norm', call)
+    x = self._dropped(x, call)
     for block in range(self.blocks):
       name = f'block{block}'
       h = self._dropped(self._attention(x, name, call), call)
       x = self._norm(x + h, f'{name}_norm0', call)
-      h = nn.gelu(self._dense(x, self.hidden, f'{name}_dense0'))
-      h = self._dropped(cut(h, call), call)
-      h = self._dropped(self._dense(h, self.features, f'{name}_dense1'), call)
+      h = self._scaled(self._dense(x, self.hidden, f'{name}_dense0'), call)
+      h = self._dropped(cut(nn.gelu(h), call), call)
+      h = self._scaled(self._dense(h, self.features, f'{name}_dense1'), call)
+      h = self._dropped(h, call)
       x = self._norm(x + h, f'{name}_norm1', call)
-    x = nn.gelu(self._dense(self._chosen(x), self.features, 'dense'))
+    x = self._dense(self._chosen(x), self.features, 'dense')
+    x = nn.gelu(self._scaled(x, call))
     return self._classified(self._norm(x, 'norm', call, last=True))
 
   def slim(self, width: Width) -> 'Transformer':
@@ -267,7 +275,10 @@ class Transformer(TextNet):
 
   def _attention(self, x, name, call):
     shape = (self.heads, self.head_features)
-    q, k, v = (self._project(x, f'{name}_{part}', shape) for part in 'qkv')
+    q, k, v = (
+      self._scaled(self._project(x, f'{name}_{part}', shape), call)
+      for part in 'qkv'
+    )
     active = call.active(self.head_features)
     active = self.head_features if active is None else active
     scores = jnp.einsum('bqhd,bkhd->bhqk', cut(q, call), k)
@@ -276,7 +287,9 @@ class Transformer(TextNet):
     causal = jnp.tril(jnp.ones((x.shape[1],) * 2, bool))[None, None]
     weights = nn.softmax(jnp.where(causal, scores, -jnp.inf)).astype(v.dtype)
     h = jnp.einsum('bhqk,bkhd->bqhd', weights, cut(v, call))
-    return self._project(h, f'{name}_out', (self.features,), 2)
+    return self._scaled(
+      self._project(h, f'{name}_out', (self.features,), 2), call
+    )
 
   def _project(self, x, name, shape, axes=1):
     return Projection(
