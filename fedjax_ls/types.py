@@ -186,6 +186,8 @@ class Algorithm(NamedTuple):
     model: `(server) -> (params, stats)`, the global model.
     personal: `(hyper, Ctx) -> (params, stats)`, the model that a client uses,
       with `ctx.message` the server's state; None if it is the global one.
+    network: the network that the global model is judged with, None if it is
+      the clients'.
     judges_global: whether the global model is judged beside personal ones.
     ready: `(hyper, server, federation) -> (params, stats)`, the global model
       as it is judged, if its statistics need training examples.
@@ -201,6 +203,7 @@ class Algorithm(NamedTuple):
   sampler: Sampler
   model: Callable[[Tree], tuple[Tree, Tree]]
   personal: Callable[[Any, Ctx], tuple[Tree, Tree]] | None = None
+  network: Model | None = None
   judges_global: bool = False
   ready: Callable[[Any, Tree, Federation], tuple[Tree, Tree]] | None = None
   variants: tuple[Variant, ...] = ()

@@ -66,7 +66,10 @@ class Method(NamedTuple):
     toy: settings for the contract test.
     identity: a special case that is another method; None for FedAvg, which
       the others come down to.
-    needs_submodels: whether `Parts.submodels` must be given.
+    needs_submodels: whether `Parts.submodels` must be given, of the settings'
+      `rates`.
+    shallow: whether those are of several depths, not widths.
+    needs_exits: whether the network must have a classifier a stage.
     ranges: of the settings' numbers, `{field: rule}`; see `fedjax_ls.rules`.
     check: `(Config) -> None`, raises `ValueError` with one sentence where the
       rest of a configuration makes no sense with the method.
@@ -79,6 +82,8 @@ class Method(NamedTuple):
   toy: Any
   identity: Identity | None
   needs_submodels: bool = False
+  shallow: bool = False
+  needs_exits: bool = False
   ranges: dict[str, Rule] = {}  # noqa: RUF012
   check: Callable[[Any], None] = lambda config: None
 

@@ -172,9 +172,7 @@ class ExitResNet(Exits, ResNet):
     name = f'exit{stage}_attention'
     h = self._separable(x, x.shape[-1], name, call)
     h = self._activated(h, f'{name}_norm2', call)
-    x = x * nn.sigmoid(
-      jax.image.resize(h, (*x.shape[:3], h.shape[3]), 'linear')
-    )
+    x = x * nn.sigmoid(jax.image.resize(h, x.shape, 'linear'))
     for layer, features in enumerate(self.channels[stage + 1 :]):
       x = self._separable(x, features, f'exit{stage}_bottleneck{layer}', call)
     return x

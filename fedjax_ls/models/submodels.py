@@ -185,9 +185,11 @@ def grow(tree: Tree, shapes: Tree) -> Tree:
    [0. 0. 0.]]
   """
 
+  types = [leaf.dtype for leaf in jax.tree.leaves(tree)]
+
   def padded(leaf, like):
     if leaf is None:
-      return jnp.zeros(like.shape, like.dtype)
+      return jnp.zeros(like.shape, jnp.result_type(*types))
     ends = [b - a for a, b in zip(leaf.shape, like.shape, strict=True)]
     return jnp.pad(leaf, [(0, end) for end in ends])
 
