@@ -49,8 +49,9 @@ def evaluate(
     of the worst and the best tenth, rounded up) with the metric's name in
     front (not of metrics of parts, which have an @), and `clients_left_out`,
     the number of clients without any.  Means of a global model beside personal
-    ones have `global_` in front.  A variant's metrics are `metric@name`; with `algorithm.answer`,
-    `local/metric` is the mean over the clients' parts under it.
+    ones have `global_` in front.  A variant's metrics are `metric@name`; with
+    `algorithm.answer`, `local/metric` is the mean over the clients' parts
+    under it.
   """
   means: dict[str, Array] = {}
   model = algorithm.network or model

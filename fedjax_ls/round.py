@@ -217,6 +217,7 @@ def exchange(
       tier=tier,
       key=jax.vmap(jax.random.fold_in, (0, None))(keys, left),
       round=state.round,
+      rank=jnp.argsort(jnp.argsort(slots.ids)),
     )
     live = slots.ids < population
     summed, metrics, (stacked, clients, carry) = map_clients(

@@ -31,6 +31,7 @@ class Ctx(NamedTuple):
     tier: index of the client's resource tier.
     key: random key of (round, client, phase).
     round: number of the round, from 0.
+    rank: how many of the cohort have a smaller number.
   """
 
   message: Tree
@@ -44,6 +45,7 @@ class Ctx(NamedTuple):
   tier: Array
   key: Array
   round: Array
+  rank: Array | int = 0
 
 
 class Weighted(NamedTuple):

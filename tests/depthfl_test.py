@@ -31,7 +31,9 @@ def assert_agrees(p):
 
 @pytest.mark.parametrize('distillation', [True, False])
 def test_with_fedavg_it_agrees_with_the_oracle(distillation):
-  settings = dataclasses.replace(TOY, feddyn=False, distillation=distillation)
+  settings = dataclasses.replace(
+    TOY, feddyn=False, distillation=distillation, ramp=2.0
+  )
   assert_agrees(toy.problem('depthfl', settings, server={'weights': 'uniform'}))
 
 
@@ -53,7 +55,7 @@ def test_what_nobody_holds_stays(dynamic):
     dataclasses.replace(TOY, feddyn=dynamic),
     server={'optimizer': 'momentum'},
   )
-  shallow = [2, 5, toy.DEAD, toy.DEAD]
+  shallow = [0, 3, toy.DEAD, toy.DEAD]
   p = p.with_cohorts(np.array([[0, 1, 2, 3], shallow, shallow]))
   go = toy.program(p)
   once, thrice = (go(p.hyper, p.federation, p.state, n).server for n in (1, 3))
@@ -112,15 +114,9 @@ def with_net(net, x, **loss):
   return p._replace(algorithm=algorithm, federation=data, state=state)
 
 
-@pytest.mark.parametrize(
-  'loss',
-  [
-    {'terms': ('decorrelation',), 'decorrelation': 0.1},
-    {'calibration': 'fedlc'},
-  ],
-)
-def test_small_networks_do_what_masked_ones_do(loss):
+def test_small_networks_do_what_masked_ones_do():
   """With BatchNorm, features of unlike sizes, and classes left out."""
+  loss = {'terms': ('decorrelation',), 'calibration': 'fedlc'}
   net = models.ExitMLP(
     3, hidden=(5, 7, 6), norm='bn', norm_affine=True, norm_before=True
   )
@@ -138,9 +134,9 @@ def test_small_networks_do_what_masked_ones_do(loss):
 def test_statistics_are_averaged_over_holders():
   net = models.ExitMLP(3, hidden=(6, 6, 6), norm='bn')
   p = with_net(net, toy.problem('depthfl').federation.x)
-  p = p.with_cohorts(np.array([[2, 5, 2, 5]] * 3))
+  p = p.with_cohorts(np.array([[0, 3, toy.DEAD, toy.DEAD]] * 3))
   stats = toy.run(p, 1).server.stats
-  assert np.abs(stats['norm0']['mean']).min() > 0
+  assert np.abs(stats['norm0']['mean']).max() > 0
   np.testing.assert_array_equal(stats['norm1']['mean'], 0)
   np.testing.assert_array_equal(stats['norm1']['var'], 1)
 

@@ -16,6 +16,7 @@ from fedjax_ls.hyper import Hyper, traced
 from fedjax_ls.local import End, Start
 from fedjax_ls.losses import Term, View, masked_mean
 from fedjax_ls.models.base import Model, Outputs
+from fedjax_ls.models.ensembles import mean_of, of_parts
 from fedjax_ls.models.submodels import Submodels, with_module
 from fedjax_ls.types import Algorithm, Ctx, Phase, Upload
 
@@ -193,24 +194,16 @@ def ensemble(model: Model) -> Model:
   of the mean of the first ones (`name@depth2`).
   """
 
-  def mean(exits: tuple[Outputs, ...]) -> Outputs:
-    logits = jnp.mean(jnp.stack([e.logits for e in exits]), 0)
-    return exits[-1]._replace(logits=logits, exits=exits)
-
   def apply(*args, **options):
     outputs, stats = model.apply(*args, **options)
-    return mean(outputs.exits), stats
+    return mean_of(outputs.exits), stats
 
-  def metrics(outputs: Outputs, y: Array) -> dict[str, Array]:
-    exits = outputs.exits
-    judged = {f'@exit{i}': e for i, e in enumerate(exits, 1)}
-    judged |= {f'@depth{d}': mean(exits[:d]) for d in range(2, len(exits))}
-    values = model.metrics(outputs, y)
-    for name, of in judged.items():
-      values |= {k + name: v for k, v in model.metrics(of, y).items()}
-    return values
+  def parts(exits: tuple[Outputs, ...]) -> dict[str, Outputs]:
+    single = {f'exit{i}': e for i, e in enumerate(exits, 1)}
+    depths = range(2, len(exits))
+    return single | {f'depth{d}': mean_of(exits[:d]) for d in depths}
 
-  return model._replace(apply=apply, metrics=metrics)
+  return model._replace(apply=apply, metrics=of_parts(model, parts))
 
 
 def _send(hyper: Hyper, state: server.ServerState, round) -> server.Message:
@@ -293,7 +286,7 @@ METHOD = Method(
     'Acar, Zhao, Matas, Mattina, Whatmough, Saligrama. Federated learning '
     'based on dynamic regularization. ICLR 2021.',
   ),
-  toy=DepthFL(rates=('1', '2/3', '1/3'), ramp=4.0, alpha=0.5),
+  toy=DepthFL(rates=('1/3', '2/3', '1'), ramp=100.0, alpha=0.5),
   # One stage has one exit, which has nobody to learn from.
   identity=Identity(
     DepthFL(rates=('1',), distillation=False, feddyn=False),

@@ -60,7 +60,7 @@ class Model(NamedTuple):
       step, None to leave it.
   """
 
-  init: Callable[[Array], tuple[Tree, Tree]]
+  init: Callable[..., tuple[Tree, Tree]]
   apply: Callable[..., tuple[Outputs, Tree]]
   loss: Callable[[Outputs, Array], Array]
   metrics: Callable[[Outputs, Array], dict[str, Array]]

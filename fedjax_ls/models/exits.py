@@ -31,7 +31,7 @@ class Exits(Net):
 
   depth: int = 0
 
-  def shallow(self, depth: int) -> 'Exits':
+  def shallow(self, depth: int) -> Any:
     """The network of the first stages and their exits."""
     return self.clone(depth=depth)
 
@@ -70,7 +70,7 @@ class ExitMLP(Exits, MLP):
   """
 
   @nn.compact
-  def __call__(
+  def __call__(  # type: ignore[override]
     self, x: Array, *, train: bool = False, mask: Array | None = None
   ) -> Outputs:
     """Maps `[B, ...]` to logits `[B, num_classes]`.
@@ -96,7 +96,7 @@ class ExitCNN(Exits, PooledCNN):
   """Padded convolutions with a classifier of the mean after each."""
 
   @nn.compact
-  def __call__(
+  def __call__(  # type: ignore[override]
     self, x: Array, *, train: bool = False, mask: Array | None = None
   ) -> Outputs:
     """Maps images `[B, H, W, C]` or `[B, H, W]` to logits `[B, num_classes]`.
@@ -140,7 +140,7 @@ class ExitResNet(Exits, ResNet):
   """
 
   @nn.compact
-  def __call__(
+  def __call__(  # type: ignore[override]
     self, x: Array, *, train: bool = False, mask: Array | None = None
   ) -> Outputs:
     """Maps images `[B, H, W, C]` or `[B, H, W]` to logits `[B, num_classes]`.
@@ -158,8 +158,8 @@ class ExitResNet(Exits, ResNet):
     x, exits = self._activated(x, 'stem_norm', call), []
     blocks = list(self._plan())
     for stage in self._stages():
-      for name, *shape in blocks[: self.blocks[stage]]:
-        x = self._block(x, name, *shape, call)
+      for name, features, stride in blocks[: self.blocks[stage]]:
+        x = self._block(x, name, features, stride, call)
       blocks = blocks[self.blocks[stage] :]
       h = self._bottleneck(x, stage, call).mean((1, 2))
       exits.append(self._exit(h, stage, self.channels[-1], call))

@@ -15,7 +15,7 @@ ROUNDS = 3
 def weights_of(params) -> list[np.ndarray]:
   """[W1 (4, 6), W2 (6, 3)] of the toy net's parameters; with more layers or
   classifiers, of the layers, then of the classifiers, shallow to deep."""
-  if 'exit0' in params or 'dense1' in params:
+  if 'dense0' in params:
     count = sum(name.startswith('dense') for name in params)
     names = [f'dense{i}' for i in range(count)]
     names += [f'exit{i}' for i in range(count - 1) if 'exit0' in params]
