@@ -54,13 +54,20 @@ AXES: dict[str, Options] = {
   },
   'sampler': {
     'everyone': {},
-    'uniform': {'sampler.name': 'uniform', 'sampler.cohort_size': 3},
+    **{
+      name: {'sampler.name': name, 'sampler.cohort_size': 3}
+      for name in ('uniform', 'pow_d', 'divfl', 'oort')
+    },
   },
   'method': {
     'fedavg': {},
     **{name: {} for name in fl.algorithms.METHODS if name != 'fedavg'},
   },
 }
+
+# Calibrations that the training cases leave out: functions of the same
+# arguments as those that they have.
+ALIKE = ('loss', 'fedrs'), ('loss', 'zero'), ('loss', 'exclude')
 
 Case = dict[str, str]
 Pair = tuple[tuple[str, str], tuple[str, str]]
@@ -120,9 +127,12 @@ def covering(forbidden: Iterable[Pair]) -> list[Case]:
   """Few cases that together have every pair but the forbidden ones.
 
   Greedy: each case starts from a pair that is left and takes, axis by axis,
-  the option that adds most pairs.
+  the option that adds most pairs.  Options in `ALIKE` are in no case.
   """
-  forbidden = set(forbidden)
+  forbidden = {
+    *forbidden,
+    *(p for p in pairs() if not set(ALIKE).isdisjoint(p)),
+  }
   left = dict.fromkeys(pair for pair in pairs() if pair not in forbidden)
   cases = []
   while left:

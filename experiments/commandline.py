@@ -103,6 +103,52 @@ def load(argument: str) -> Config:
   return config
 
 
+def sweep_of(argument: str) -> Any:
+  """What `get_sweep()` of a config file returns, None if it has none.
+
+  Raises:
+    ConfigError: it fails, or returns no list of settings.
+  """
+  path = argument.split(':', 1)[0]
+  get_sweep = runpy.run_path(path).get('get_sweep')
+  if get_sweep is None:
+    return None
+  try:
+    made = get_sweep()
+  except Exception as error:
+    raise ConfigError(
+      f'--config={argument}: get_sweep fails, {error!r}; repair it'
+    ) from error
+  if not isinstance(made, list) or not all(isinstance(p, dict) for p in made):
+    raise ConfigError(
+      f'--config={argument}: get_sweep gives a {type(made).__name__}; let it '
+      "return a sweep, such as fedjax_ls.sweep.axis('seed', (0, 1))"
+    )
+  return made
+
+
+def labels_of(argument: str) -> dict[str, dict[str, dict[str, Any]]]:
+  """`ROWS` and `COLUMNS` of a config file, `{label: settings}`, if there.
+
+  Raises:
+    ConfigError: the file is missing or fails, or they are something else.
+  """
+  path = argument.split(':', 1)[0]
+  load(path)
+  names = runpy.run_path(path)
+  found: dict[str, dict[str, dict[str, Any]]] = {
+    k: names[k] for k in ('ROWS', 'COLUMNS') if k in names
+  }
+  for name, value in found.items():
+    whole = isinstance(value, dict) and value
+    if not whole or not all(isinstance(v, dict) for v in value.values()):
+      raise ConfigError(
+        f'--config={argument}: {name} = {value!r} has no labels; write '
+        "{'label': {'dotted.field': value}}"
+      )
+  return found
+
+
 def fail(error: Exception | str, status: int) -> typing.NoReturn:
   """Prints one sentence and exits."""
   print(f'error: {error}', file=sys.stderr)

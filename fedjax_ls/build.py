@@ -3,16 +3,20 @@
 import bisect
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from fedjax_ls import (
+  accounting,
   algorithms,
   consistency,
   data,
   hosted,
   hyper,
+  local,
   loop,
   models,
   samplers,
@@ -26,7 +30,7 @@ from fedjax_ls.data import Partition
 from fedjax_ls.networks import Networks, networks
 from fedjax_ls.placement import place
 from fedjax_ls.samples import Samples, read
-from fedjax_ls.types import Execution, Sampler, State
+from fedjax_ls.types import Execution, State
 from fedjax_ls.validate import check_data
 
 # Share of a device's free memory that a block of rounds may take.
@@ -60,6 +64,22 @@ class Experiment(NamedTuple):
     return self.samples.partition
 
 
+class Plan(NamedTuple):
+  """An `Experiment` whose arrays are on the host, without a state."""
+
+  job: loop.Job
+  resolved: dict[str, Any]
+  shrinks: bool
+  samples: Samples
+  fingerprint: str
+  costs: tuple[Cost, ...] = ()
+
+  @property
+  def partition(self) -> Partition:
+    """Rows of every client, train and test."""
+    return self.samples.partition
+
+
 def prepare(config: Config, stored: dict[str, Any] | None = None) -> Experiment:
   """Reads the data, makes the clients, the model and the first state.
 
@@ -75,6 +95,24 @@ def prepare(config: Config, stored: dict[str, Any] | None = None) -> Experiment:
     ConfigError: the configuration does not fit the data or the machine.
     fedjax_ls.loop.OutOfMemory: the data do not fit the device.
   """
+  made = plan(config, stored)
+  job = made.job
+  with loop.memory_named(None):
+    placed, federation, tests = place(
+      (job.hyper, job.federation, job.tests), job.execution
+    )
+  job = job._replace(hyper=placed, federation=federation, tests=tests)
+  seeds = config_lib.seeds(config)
+  state = sentence(loop.initial_state, job, seeds['model'], seeds['train'])
+  return Experiment(job, state, *made[1:])
+
+
+def plan(config: Config, stored: dict[str, Any] | None = None) -> Plan:
+  """`prepare` without using a device: no state yet, and arrays of NumPy.
+
+  Raises:
+    ConfigError: the configuration does not fit the data or the machine.
+  """
   samples = read(config)
   dataset, partition = samples.dataset, samples.partition
   check_data(config, list(map(len, partition.train)), dataset.num_classes == 0)
@@ -85,16 +123,17 @@ def prepare(config: Config, stored: dict[str, Any] | None = None) -> Experiment:
   algorithm = sentence(_algorithm, config, nets)
   federation = sentence(_federation, config, samples, nets)
   sentence(consistency.check_model, nets.model, federation)
+  method = algorithms.METHODS[config_lib.method_name(config)]
   spent: tuple[Cost, ...] = ()
   if config.clock.macs_per_second:
     example = dataset.x_train[:1]
     spent = sentence(costs, nets.net, example, nets.submodels)
+    spent = method.costs(config.algorithm, spent)
     algorithm = _clocked(config, algorithm, federation, spent)
   tests = {
     name: loop.evaluation_set(held.x_test, held.y_test, federation, rows)
     for name, (held, rows) in samples.tests.items()
   }
-  method = algorithms.METHODS[config_lib.method_name(config)]
   consistency.check_own_models(method, algorithm.personal, tests)
   host = None
   if config.execution.data == 'host':
@@ -102,6 +141,12 @@ def prepare(config: Config, stored: dict[str, Any] | None = None) -> Experiment:
       raise ConfigError(
         f'execution.data = host does not fit method {method.name}, which '
         'judges clients by their training data; use execution.data = device'
+      )
+    if algorithm.sampler.asks:
+      raise ConfigError(
+        f'execution.data = host does not fit sampler.name = '
+        f'{config.sampler.name!r}, which asks clients about examples that are '
+        'not on the device; use execution.data = device or another sampler'
       )
     if algorithm.ready is not None:
       raise ConfigError(
@@ -111,32 +156,34 @@ def prepare(config: Config, stored: dict[str, Any] | None = None) -> Experiment:
       )
     host = hosted.on_host(federation)
     federation = hosted.outline(host)
-  with loop.memory_named(None):
-    placed, federation, tests = place(
-      (numbers(config), federation, tests), execution
-    )
   job = loop.Job(
     algorithm,
     nets.model,
-    placed,
+    numbers(config),
     federation,
     tests,
     execution,
     config.execution.precision,
     host,
   )
-  seeds = config_lib.seeds(config)
-  state = sentence(loop.initial_state, job, seeds['model'], seeds['train'])
   fingerprint = data.fingerprint(dataset)
-  return Experiment(job, state, resolved, shrinks, samples, fingerprint, spent)
+  return Plan(job, resolved, shrinks, samples, fingerprint, spent)
 
 
 def numbers(config: Config) -> hyper.Hyper:
   """All numbers of a configuration, as arrays."""
-  settings = hyper.Hyper(
-    config.client, config.server, config.algorithm, config.loss
+  return loop.numbers(settings(config))
+
+
+def settings(config: Config) -> hyper.Hyper:
+  """The settings that a round reads: groups of the configuration."""
+  return hyper.Hyper(
+    config.client,
+    config.server,
+    config.algorithm,
+    config.loss,
+    config.sampler,
   )
-  return loop.numbers(settings)
 
 
 def compiled(experiment: Experiment) -> tuple[Experiment, loop.Programs]:
@@ -166,14 +213,7 @@ def compiled(experiment: Experiment) -> tuple[Experiment, loop.Programs]:
     except loop.OutOfMemory:
       return math.inf
 
-  return make(largest_chunk(most, needed, MEMORY_SHARE * _free_bytes()))
-
-
-def sampler(settings: config_lib.Sampler) -> Sampler:
-  """The sampler that `settings` name."""
-  if settings.name == 'everyone':
-    return samplers.everyone()
-  return samplers.uniform(settings.cohort_size)
+  return make(largest_chunk(most, needed, MEMORY_SHARE * free_bytes()))
 
 
 def largest_chunk(
@@ -201,7 +241,7 @@ def largest_chunk(
 
 def _algorithm(config: Config, nets: Networks) -> round_lib.Algorithm:
   method = algorithms.METHODS[config_lib.method_name(config)]
-  who = sampler(config.sampler)
+  who = samplers.make(config.sampler, nets.model)
   unroll = config.execution.unroll
   parts = algorithms.Parts(nets.model, who, unroll, nets.submodels)
   return method.build(config.algorithm, parts)
@@ -213,20 +253,25 @@ def _clocked(
   federation: data.Federation,
   spent: tuple[Cost, ...],
 ) -> round_lib.Algorithm:
-  """The algorithm with the clock around its sampler.
+  """The algorithm with clock and accounting around its sampler.
 
   Raises:
     ConfigError: no client can make the deadline.
   """
   pace = clock_lib.pace(config.clock, spent)
   seconds_of = clock_lib.local_seconds(config.client)
-  fastest = seconds_of(pace, federation.size, federation.tier).min()
+  tiers = [federation.tier]
+  if algorithm.tier is not None:  # any client may be in any
+    tiers = [np.full_like(federation.tier, t) for t in range(len(spent))]
+  fastest = min(seconds_of(pace, federation.size, t).min() for t in tiers)
   if 0 < pace.deadline < fastest:
     raise ConfigError(
       f'clock.deadline = {config.clock.deadline} is before any client is '
       f'done; choose {float(fastest):.3g} seconds or more, or 0 for none'
     )
-  who = clock_lib.timed(algorithm.sampler, pace, seconds_of)
+  seen = partial(local.examples_seen, config.client)
+  who = accounting.counted(algorithm.sampler, spent, seen)
+  who = clock_lib.timed(who, pace, seconds_of)
   return algorithm._replace(sampler=who)
 
 
@@ -296,7 +341,8 @@ def _execution(
   return execution, resolved, shrinks
 
 
-def _free_bytes() -> float:
+def free_bytes() -> float:
+  """Memory that is left on a device, infinite if it does not say."""
   stats = jax.local_devices()[0].memory_stats() or {}
   if 'bytes_limit' not in stats:
     return math.inf

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from fedjax_ls import label_masks
 from fedjax_ls.data.checks import require
 from fedjax_ls.hyper import Loss, Number
+from fedjax_ls.label_masks import MASKS
 
 Array = jax.Array
 Calibration = Callable[[Any, Array, Array], Array]
@@ -83,6 +84,7 @@ def fedrs(alpha: Number, *, graded: bool = False) -> Calibration:
 # Calibrations that any method can have, by `loss.calibration`.
 CALIBRATIONS: dict[str, Calibration] = {
   'none': lambda hyper, labels, logits: logits,
+  **MASKS,
   'fedlc': fedlc(lambda hyper: hyper.loss.tau),
   'fedrs': fedrs(lambda hyper: hyper.loss.alpha),
   'fedrs_graded': fedrs(lambda hyper: hyper.loss.alpha, graded=True),

@@ -20,7 +20,7 @@ import numpy as np
 from fedjax_ls import local
 from fedjax_ls.cost import Cost
 from fedjax_ls.hyper import Client
-from fedjax_ls.types import Array, Sampler, Tree
+from fedjax_ls.types import Array, Draw, Sampler, Tree, passed_on
 
 # Multiply-accumulates of a training step for each one of a forward pass.
 TRAINING = 3
@@ -163,7 +163,8 @@ def timed(sampler: Sampler, pace: Pace, seconds_of: SecondsOf) -> Sampler:
   >>> federation = data.federate(
   ...   np.ones((7, 1)), np.zeros(7, int), [[0, 1, 2], [3, 4], [4, 5, 6]],
   ...   tier=np.array([0, 0, 1]))
-  >>> ids, state = who.sample(who.init(federation), federation, None, 0)
+  >>> ids, state = who.sample(
+  ...   None, who.init(federation), Draw(federation, None, 0))
   >>> print(ids, who.metrics(state)['simulated_seconds'])
   [0 1 3] 2.5
   """
@@ -172,19 +173,18 @@ def timed(sampler: Sampler, pace: Pace, seconds_of: SecondsOf) -> Sampler:
     zero, none = jnp.zeros_like(pace.deadline), jnp.zeros((), jnp.int32)
     return Timed(sampler.init(federation), pace, zero, zero, none, none)
 
-  def sample(state: Timed, federation, key, round):
-    ids, inner = sampler.sample(state.inner, federation, key, round)
-    population = len(federation.size)
-    size, tier = (
-      jnp.take(jnp.asarray(a), ids, mode='clip')
-      for a in (federation.size, federation.tier)
-    )
+  def sample(hyper, state: Timed, draw: Draw):
+    size, tier = map(jnp.asarray, (draw.federation.size, draw.federation.tier))
+    taken = seconds_of(state.pace, size, tier)
+    draw = draw._replace(seconds=taken)
+    ids, inner = sampler.sample(hyper, state.inner, draw)
+    population = len(size)
     invited = ids < population
-    seconds = jnp.where(invited, seconds_of(state.pace, size, tier), 0)
+    seconds = jnp.take(taken, ids, mode='fill', fill_value=0)
     deadline = state.pace.deadline
     late = (deadline > 0) & (seconds > deadline)
     lasted = jnp.where(jnp.any(late), deadline, jnp.max(seconds))
-    total, lost = _add(state.seconds, state.lost, lasted)
+    total, lost = kahan(state.seconds, state.lost, lasted)
     state = Timed(
       inner,
       state.pace,
@@ -200,11 +200,20 @@ def timed(sampler: Sampler, pace: Pace, seconds_of: SecondsOf) -> Sampler:
     own = {'simulated_seconds': state.seconds, 'dropped': dropped}
     return sampler.metrics(state.inner) | own
 
-  return Sampler(init, sample, metrics)
+  return Sampler(init, sample, passed_on(sampler), metrics, sampler.asks)
 
 
-def _add(total: Array, lost: Array, value: Array) -> tuple[Array, Array]:
-  """Kahan's sum: thousands of rounds of equal length must not drift."""
+def kahan(total: Array, lost: Array, value: Array) -> tuple[Array, Array]:
+  """Kahan's sum: thousands of rounds of equal length must not drift.
+
+  Args:
+    total: sum so far.
+    lost: what it is too much by.
+    value: to be added.
+
+  Returns:
+    The new sum, and what that is too much by.
+  """
   value = value - lost
   new = total + value
   return new, (new - total) - value

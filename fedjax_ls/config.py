@@ -1,7 +1,7 @@
 """The configuration of a run: typed, checked, written down, compared.
 
 The dataclasses are plain and mutable, so that a command line can set their
-fields; the clients' and the server's settings are those of
+fields; the settings of clients, server, loss and sampler are those of
 `fedjax_ls.hyper`, the method's are its own dataclass.
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 from fedjax_ls import algorithms, hyper
 from fedjax_ls.algorithms.fedavg import FedAvg
 from fedjax_ls.clock import Clock
+from fedjax_ls.hyper import Sampler
 
 
 class ConfigError(ValueError):
@@ -148,19 +149,6 @@ class Model:
 
 
 @dataclasses.dataclass
-class Sampler:
-  """Who takes part in a round.
-
-  Attributes:
-    name: `everyone` or `uniform`.
-    cohort_size: clients a round under `uniform`.
-  """
-
-  name: str = 'everyone'
-  cohort_size: int = 10
-
-
-@dataclasses.dataclass
 class Execution:
   """How the run is computed; changes speed, not results beyond rounding.
 
@@ -206,6 +194,20 @@ class Writers:
 
 
 @dataclasses.dataclass
+class Diagnostics:
+  """How often and how closely a run looks at its clients' models.
+
+  Attributes:
+    every: rounds between, a multiple of `eval_every`; 0 for never.
+    clients: number of clients looked at, evenly spaced among all; each takes
+      twice the memory of the model.
+  """
+
+  every: int = 0
+  clients: int = 10
+
+
+@dataclasses.dataclass
 class Config:
   """A whole run.
 
@@ -223,9 +225,11 @@ class Config:
     loss: what its loss has beside the model's own.
     server: what the server does.
     sampler: who takes part.
-    clock: how fast the clients are, to simulate time.
+    clock: how fast the clients are, to simulate time and count what they
+      spend.
     execution: how it is computed.
     writers: what is written.
+    diagnostics: how its clients' models are looked at.
   """
 
   seed: int = 0
@@ -244,6 +248,7 @@ class Config:
   clock: Clock = dataclasses.field(default_factory=Clock)
   execution: Execution = dataclasses.field(default_factory=Execution)
   writers: Writers = dataclasses.field(default_factory=Writers)
+  diagnostics: Diagnostics = dataclasses.field(default_factory=Diagnostics)
 
 
 def method_name(config: Config) -> str:
@@ -334,7 +339,7 @@ def from_dict(tree: dict[str, Any]) -> Config:
   except ValueError as error:
     raise ConfigError(str(error)) from None
   known = leaves(config)
-  for field, value in _flat(tree).items():
+  for field, value in flat(tree).items():
     if field not in known:
       raise unknown_field(field, known)
     set_field(config, field, value)
@@ -344,17 +349,18 @@ def from_dict(tree: dict[str, Any]) -> Config:
 def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
   """Fields in which two runs differ, with both values.
 
-  `rounds`, `execution.*` and `writers.*` do not make another run.
+  `rounds`, `execution.*`, `writers.*` and `diagnostics.*` do not make another
+  run.
 
   >>> differences(Config(), Config(seed=1, rounds=7))
   {'seed': (0, 1)}
   """
-  ours, theirs = _flat(to_dict(a)), _flat(to_dict(b))
+  ours, theirs = flat(to_dict(a)), flat(to_dict(b))
   return {
     name: (ours.get(name), theirs.get(name))
     for name in {**ours, **theirs}
     if name != 'rounds'
-    and name.split('.')[0] not in ('execution', 'writers')
+    and name.split('.')[0] not in ('execution', 'writers', 'diagnostics')
     and ours.get(name) != theirs.get(name)
   }
 
@@ -379,14 +385,15 @@ def unknown_field(name: str, known: Any) -> ConfigError:
   )
 
 
-def _flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
-  flat: dict[str, Any] = {}
+def flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+  """`{dotted field: value}` of a nested dictionary, such as `to_dict`'s."""
+  found: dict[str, Any] = {}
   for key, value in tree.items():
     if isinstance(value, dict):
-      flat |= _flat(value, f'{prefix}{key}.')
+      found |= flat(value, f'{prefix}{key}.')
     else:
-      flat[prefix + key] = value
-  return flat
+      found[prefix + key] = value
+  return found
 
 
 def _cast(name: str, kind: Any, value: Any) -> Any:

@@ -29,8 +29,7 @@ def evaluate(
   A method with one global model is judged on all test examples.  A method
   whose clients use models of their own is judged on each client's part of the
   test examples with that client's model, chosen from its training data; the
-  global model, where it is judged as well, on all of them.  Variants of the
-  global model are judged on all test examples.
+  global model, where it is judged as well, and variants of it on all of them.
 
   Args:
     algorithm: the method.
@@ -45,13 +44,13 @@ def evaluate(
     `{name: scalar}`: `loss` and each of the model's metrics, the mean over
     the test examples (with models of their own: over the clients' parts);
     and, over the clients that have test examples, the metric's
-    `client_mean`, `client_std`, `client_worst10` and `client_best10` (means
-    of the worst and the best tenth, rounded up) with the metric's name in
-    front (not of metrics of parts, which have an @), and `clients_left_out`,
-    the number of clients without any.  Means of a global model beside personal
-    ones have `global_` in front.  A variant's metrics are `metric@name`; with
-    `algorithm.answer`, `local/metric` is the mean over the clients' parts
-    under it.
+    `client_mean`, `client_std`, `client_variance`, `client_worst10` and
+    `client_best10` (means of the worst and the best tenth, rounded up) with
+    the metric's name in front (but for metrics of parts, which have an @), and
+    `clients_left_out`, the number of clients without any.  Means of a global
+    model beside personal ones have `global_` in front, a variant's metrics are
+    `metric@name`; with `algorithm.answer`, `local/metric` is the mean over the
+    clients' parts under it.
   """
   means: dict[str, Array] = {}
   model = algorithm.network or model
@@ -86,6 +85,30 @@ def evaluate(
   return means
 
 
+def client_values(
+  algorithm: Algorithm,
+  model: Model,
+  hyper,
+  state: State,
+  federation: Federation,
+  test: Federation,
+  *,
+  batch_size: int = 1024,
+) -> dict[str, Array]:
+  """Loss and metrics of each client, `{name: [C]}`; arguments as `evaluate`.
+
+  A client without test examples has 0.
+  """
+  if algorithm.personal is not None:
+    return _by_client(
+      model, algorithm.personal, None, hyper, state, federation, test,
+      batch_size,
+    )  # fmt: skip
+  params, stats = global_model(algorithm, hyper, state, federation)
+  values = per_example(model, params, stats, test.x, test.y, batch_size)
+  return {k: _client_means(v, test) for k, v in values.items()}
+
+
 def global_model(
   algorithm: Algorithm, hyper, state: State, federation: Federation
 ) -> tuple[Tree, Tree]:
@@ -118,15 +141,15 @@ def spread_over_clients(values: Array, present: Array) -> dict[str, Array]:
     present: `[C]`, False for clients that do not count.
 
   Returns:
-    `client_mean`, `client_std` (of the population), `client_worst10` and
-    `client_best10`; NaN when no client counts.
+    `client_mean`, `client_std` and `client_variance` (of the population),
+    `client_worst10` and `client_best10`; NaN when no client counts.
 
   >>> spread = spread_over_clients(
   ...   jnp.array([0.2, 0.8, 0.0]), jnp.array([True, True, False]))
   >>> {k: round(float(v), 3) for k, v in spread.items()}
   ... # doctest: +NORMALIZE_WHITESPACE
-  {'client_mean': 0.5, 'client_std': 0.3, 'client_worst10': 0.2,
-   'client_best10': 0.8}
+  {'client_mean': 0.5, 'client_std': 0.3, 'client_variance': 0.09,
+   'client_worst10': 0.2, 'client_best10': 0.8}
   """
   count = jnp.sum(present)
   mean = jnp.sum(jnp.where(present, values, 0)) / count
@@ -141,6 +164,7 @@ def spread_over_clients(values: Array, present: Array) -> dict[str, Array]:
   return {
     'client_mean': mean,
     'client_std': jnp.sqrt(variance),
+    'client_variance': variance,
     'client_worst10': lowest(values),
     'client_best10': -lowest(-values),
   }

@@ -103,7 +103,7 @@ def advance(
   """Builds the block of rounds over data on the host.
 
   Args:
-    algorithm: the method; its sampler must not read examples.
+    algorithm: the method; its sampler must not ask clients.
     host: the data.
     execution: how rounds are mapped over clients, `fed`.
 
@@ -112,65 +112,69 @@ def advance(
     are NumPy arrays and are changed in place, the rest is used up.
   """
   population = host.num_clients
-  draw = jax.jit(partial(round_lib.draw, algorithm))
+  watches = algorithm.sampler.observe is not None
+  draw = jax.jit(partial(round_lib.draw, algorithm, execution=execution))
+  observe = jax.jit(partial(round_lib.observe, algorithm))
 
   @partial(jax.jit, donate_argnums=2)
   def step(hyper, slots: Slots, state: State):
-    server, clients, report = round_lib.exchange(
+    server, clients, report, own = round_lib.exchange(
       algorithm, hyper, state, slots, population, execution
     )
     if execution.mesh is not None:  # each process keeps all states
       spec = jax.sharding.PartitionSpec()
       everywhere = jax.sharding.NamedSharding(execution.mesh, spec)
-      clients = jax.lax.with_sharding_constraint(clients, everywhere)
+      clients, own = jax.lax.with_sharding_constraint(
+        (clients, own), everywhere
+      )
     tally = round_lib.add_up(state.tally, report)
     state = state._replace(server=server, tally=tally, round=state.round + 1)
-    return state, clients, state.round + 0
+    return state, clients, own, state.round + 0
 
   def rounds(hyper, outlined, state: State, num_rounds) -> State:
-    states, sampler, previous = state.clients, state.sampler, None
-    drawn = _drawn(draw, outlined, state, int(num_rounds), execution)
+    states, previous, sampler = state.clients, None, [state.sampler]
+    drawn = _drawn(
+      partial(draw, hyper, outlined), sampler, state, int(num_rounds), execution
+    )
     state = state._replace(clients=(), sampler=())
-    for slots, after in _prefetched(drawn, host, execution):
-      own = _gather_states(states, slots.ids)
-      placed = _placed(slots, own, execution)
-      state, clients, now = step(hyper, placed, state)
+    # Who watches a round must have seen it before drawing the next one.
+    for slots in _prefetched(drawn, host, execution, 0 if watches else 1):
+      placed = _placed(slots, _gather_states(states, slots.ids), execution)
+      state, clients, own, now = step(hyper, placed, state)
       _write_states(states, slots.ids, clients)
-      sampler = after
+      if watches:
+        ids = place(slots.ids[slots.place], execution)
+        sampler[0] = observe(hyper, sampler[0], ids, own)
       if previous is not None:
         previous.block_until_ready()  # at most two rounds are under way
       previous = now
-    return state._replace(clients=states, sampler=sampler)
+    return state._replace(clients=states, sampler=sampler[0])
 
   return rounds
 
 
-def _drawn(
-  draw, outlined: Federation, state: State, num_rounds: int, execution
-):
-  """Yields the cohort of each round and the sampler's state after it."""
+def _drawn(draw, sampler: list[Tree], state: State, num_rounds: int, execution):
+  """Yields the cohort of each round; keeps the sampler's state up to date."""
   first, seed = jax.device_get((state.round, state.seed))
-  sampler = state.sampler
   # The steps use up the rest of the state: draw from a copy of the seed.
   bare: Any = state._replace(server=(), clients=(), tally={})
   bare = bare._replace(seed=place(seed, execution))
   for t in range(int(first), int(first) + num_rounds):
     t = place(np.int32(t), execution)
-    ids, sampler = draw(outlined, bare._replace(sampler=sampler, round=t))
-    yield jax.device_get(ids), sampler
+    ids, sampler[0] = draw(bare._replace(sampler=sampler[0], round=t))
+    yield jax.device_get(ids)
 
 
-def _prefetched(drawn, host: HostFederation, execution: Execution):
-  """Yields `(slots, sampler)`, the next cohort always being gathered."""
+def _prefetched(drawn, host: HostFederation, execution: Execution, ahead: int):
+  """Yields the slots of each cohort, gathering those of `ahead` more."""
   asked: collections.deque = collections.deque()
   with concurrent.futures.ThreadPoolExecutor(1) as pool:
-    for ids, sampler in drawn:
-      asked.append((pool.submit(lay_out, host, ids, execution), sampler))
-      if len(asked) > 1:
-        ready, after = asked.popleft()
-        yield ready.result(), after
-    for ready, after in asked:
-      yield ready.result(), after
+    for ids in drawn:
+      asked.append(pool.submit(lay_out, host, ids, execution))
+      if len(asked) > ahead:
+        yield asked.popleft().result()
+    for ready in asked:
+      yield ready.result()
 
 
 def lay_out(

@@ -131,6 +131,58 @@ class Loss:
   alpha: float = 0.5
 
 
+@traced
+@dataclasses.dataclass
+class Sampler:
+  """Who takes part in a round; each sampler reads some of the fields.
+
+  Attributes:
+    name: of `fedjax_ls.samplers.SAMPLERS`.
+    cohort_size: clients a round, of all but `everyone`.
+    candidates: clients among which `pow_d`, `cpow_d` and `rpow_d` choose, 0
+      for all.
+    size_exponent: e where clients are ranked by their loss times n_k^e.
+    gradients: what `divfl` compares, `full` gradients, those of the `head` or
+      a random `sketch`.
+    sketch_size: numbers in such a sketch.
+    refresh: whose gradients `divfl` renews, those of the `cohort`, or of
+      `everyone` in each round.
+    subset: clients among which a step of `divfl`'s greedy search chooses, at
+      random; 0 for all.
+    exploration: share of clients new to `oort` in its first round, in [0, 1].
+    exploration_decay: factor of it from round to round, in (0, 1].
+    exploration_floor: least share of new clients, in [0, 1].
+    cutoff: how near to the last score in rank `oort` still chooses, in [0, 1].
+    straggler_penalty: power with which slow clients lose score, >= 0.
+    pacer_start: percentile of the clients' times that is not slow, in [0, 100].
+    pacer_step: by how much it may rise, >= 0.
+    pacer_window: rounds after which it may.
+    dropout: probability that a chosen client drops out, in [0, 1].
+    availability: an `.npz` with `available[T, C]`, who is there in each round,
+      over and over, or `dropout[C]` in place of `dropout`, or both; empty for
+      everyone.
+  """
+
+  name: str = 'everyone'
+  cohort_size: int = 10
+  candidates: int = 0
+  size_exponent: float = 0.0
+  gradients: str = 'full'
+  sketch_size: int = 64
+  refresh: str = 'cohort'
+  subset: int = 0
+  exploration: float = 0.9
+  exploration_decay: float = 0.95
+  exploration_floor: float = 0.2
+  cutoff: float = 0.7
+  straggler_penalty: float = 2.0
+  pacer_start: float = 10.0
+  pacer_step: float = 5.0
+  pacer_window: int = 20
+  dropout: float = 0.0
+  availability: str = ''
+
+
 class Hyper(NamedTuple):
   """All settings a round reads; `method` is the method's own dataclass."""
 
@@ -138,6 +190,7 @@ class Hyper(NamedTuple):
   server: Server
   method: Any
   loss: Loss = Loss()
+  sampler: Sampler = Sampler()
 
 
 # How a part reads a number of its own from `Hyper`.

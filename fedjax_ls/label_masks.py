@@ -33,7 +33,9 @@ def exclude(hyper, labels: Array, logits: Array) -> Array:
 
 
 def _filled(labels, logits, value):
-  present = (labels > 0).reshape((1,) * (logits.ndim - 1) + (-1,))
+  # A dead slot has no class at all and must not come to NaN.
+  present = (labels > 0) | (jnp.sum(labels) == 0)
+  present = present.reshape((1,) * (logits.ndim - 1) + (-1,))
   return jnp.where(present, logits, value)
 
 

@@ -11,8 +11,8 @@ from fedjax_ls import calibrations, losses, server, shuffle, transforms
 from fedjax_ls.calibrations import Calibration
 from fedjax_ls.hyper import Client, Hyper, learning_rate
 from fedjax_ls.losses import Term, View, model_loss
-from fedjax_ls.models.base import Model, Outputs, Width
-from fedjax_ls.types import Ctx, Upload, Weighted
+from fedjax_ls.models.base import Model, Outputs
+from fedjax_ls.types import Ctx, Trained, Upload, Weighted
 
 Array = jax.Array
 Tree = Any
@@ -32,7 +32,8 @@ class Start(NamedTuple):
     params: parameters of the first step.
     stats: the model's statistics.
     extra: keyword arguments of the client's optax chain on every step.
-    width: share of the channels in use, None for all.
+    width: what `Model.apply` is given as `width`: the share of the channels
+      in use, None for all.
     kept: what `finish` wants to know again.
     anchor: parameters of the model that the client received, None if they are
       `params`.
@@ -41,7 +42,7 @@ class Start(NamedTuple):
   params: Tree
   stats: Tree
   extra: dict[str, Tree] = {}  # noqa: RUF012
-  width: Width | None = None
+  width: Any = None
   kept: Tree = ()
   anchor: Tree = None
 
@@ -139,7 +140,10 @@ def local_sgd(
     params, stats, _, loss, examples, _ = _loop(steps, step, carry, unroll)
     loss = loss / jnp.maximum(examples, 1)
     steps = jnp.asarray(steps, examples.dtype)
-    return finish(hyper, ctx, begin, End(params, stats, steps, loss, examples))
+    end = End(params, stats, steps, loss, examples)
+    upload = finish(hyper, ctx, begin, end)
+    before, after = (anchor, begin.stats), (params, stats)
+    return upload._replace(trained=Trained(before, after, begin.width))
 
   return client
 
@@ -231,6 +235,14 @@ def full_loss(
   batches = _num_batches(hyper, ctx)
   total = jax.lax.fori_loop(0, batches, step, _zero_like(params))
   return total / jnp.maximum(ctx.size, 1)
+
+
+def one_batch(client: Client, ctx: Ctx) -> Ctx:
+  """The client as if a random batch were all of its examples."""
+  chosen = reshuffled(client, ctx.key, ctx.size, 0)
+  rows, _ = batch(client, ctx.rows, ctx.size, chosen, 0)
+  size = jnp.minimum(ctx.size, client.batch_size)
+  return ctx._replace(rows=rows, size=size)
 
 
 def optimizer(hyper: Hyper, ctx: Ctx) -> optax.GradientTransformation:

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_ls import diagnostics, hosted
 from fedjax_ls import evaluate as evaluate_lib
-from fedjax_ls import hosted
 from fedjax_ls import round as round_lib
 from fedjax_ls.data import checks
 from fedjax_ls.data.federation import Federation, federate
@@ -178,12 +178,42 @@ def compile_job(job: Job, state: State) -> Programs:
     OutOfMemory: they do not fit a device.
   """
   begin = time.perf_counter()
+  with memory_named(job):
+    judged = jax.jit(judgement(job)).lower(
+      job.hyper, job.federation, _on_device(state, job), job.tests
+    )
+    if job.execution.debug:
+      return Programs(block(job), judged.compile(), _since(begin), 0)
+    if job.host is not None:
+      advance = hosted.advance(job.algorithm, job.host, job.execution)
+      advance = _in_precision(job.precision)(advance)
+      return Programs(advance, judged.compile(), _since(begin), 0)
+    count = place(np.int32(0), job.execution)
+    blocked = jax.jit(block(job), donate_argnums=2).lower(
+      job.hyper, job.federation, state, count
+    )
+    advance = blocked.compile()
+    return Programs(
+      advance, judged.compile(), _since(begin), _temporary_bytes(advance)
+    )
+
+
+def block(job: Job) -> Callable[..., State]:
+  """`(hyper, federation, state, num_rounds) -> state`, uncompiled."""
 
   @_in_precision(job.precision)
   def block(hyper, federation, state, num_rounds):
     return round_lib.run_rounds(
       job.algorithm, hyper, federation, state, num_rounds, job.execution
     )
+
+  return block
+
+
+def judgement(
+  job: Job,
+) -> Callable[..., tuple[dict[str, jax.Array], jax.Array]]:
+  """`(hyper, federation, state, tests) -> (metrics, healthy)`, uncompiled."""
 
   @_in_precision(job.precision)
   def judge(hyper, federation, state, tests):
@@ -198,24 +228,7 @@ def compile_job(job: Job, state: State) -> Programs:
           metrics[f'{name}/{key}'] = value
     return metrics, _healthy(state)
 
-  with memory_named(job):
-    judged = jax.jit(judge).lower(
-      job.hyper, job.federation, _on_device(state, job), job.tests
-    )
-    if job.execution.debug:
-      return Programs(block, judged.compile(), _since(begin), 0)
-    if job.host is not None:
-      advance = hosted.advance(job.algorithm, job.host, job.execution)
-      advance = _in_precision(job.precision)(advance)
-      return Programs(advance, judged.compile(), _since(begin), 0)
-    count = place(np.int32(0), job.execution)
-    blocked = jax.jit(block, donate_argnums=2).lower(
-      job.hyper, job.federation, state, count
-    )
-    advance = blocked.compile()
-    return Programs(
-      advance, judged.compile(), _since(begin), _temporary_bytes(advance)
-    )
+  return judge
 
 
 @contextlib.contextmanager
@@ -285,8 +298,7 @@ def run(
   now = int(state.round)
   while now < rounds:
     begin = time.perf_counter()
-    ends = [_next_multiple(now, n) for n in (eval_every, checkpoint_every) if n]
-    end = min(*ends, rounds)
+    end = next_stop(now, rounds, eval_every, checkpoint_every)
     count = place(np.int32(end - now), job.execution)
     with memory_named(job), _guard(job.execution):
       state = programs.advance(job.hyper, job.federation, state, count)
@@ -295,13 +307,73 @@ def run(
       )
       metrics, healthy = jax.device_get(judged)
     now = end
-    values = {k: _shortest(v) for k, v in metrics.items()}
-    _check_finite(now, values, bool(healthy))
+    values = {k: shortest(v) for k, v in metrics.items()}
+    if fault := divergence(now, values, bool(healthy)):
+      raise Diverged(fault)
     on_schedule = now % eval_every == 0
     if on_schedule:
       state = state._replace(tally=_zeros(state.tally, job.execution))
     told = values if on_schedule or now == rounds else {}
     yield Stop(now, state, told, on_schedule, _since(begin))
+
+
+def diagnosis(
+  job: Job, state: State, num_clients: int
+) -> Callable[[State], dict[str, np.ndarray]]:
+  """Compiles `diagnostics.diagnose` for clients evenly spaced among all.
+
+  Args:
+    job: the run; `place`d.
+    state: a state of it; only shapes and types are read.
+    num_clients: how many clients, at most all.
+
+  Returns:
+    `(state) -> {name: array}`, on the first of the job's `tests`; the state
+    stays usable.
+
+  Raises:
+    ValueError: the method trains no model like the global one.
+    OutOfMemory: it does not fit a device.
+  """
+  population = len(job.federation.size)
+  count = min(num_clients, population)
+  ids = place(
+    np.arange(count, dtype=np.int32) * population // count, job.execution
+  )
+  test = next(iter(job.tests.values()))
+
+  @_in_precision(job.precision)
+  def look(hyper, federation, state, test, ids):
+    return diagnostics.diagnose(
+      job.algorithm, job.model, hyper, federation, state, test, ids,
+      job.execution,
+    )  # fmt: skip
+
+  with memory_named(job):
+    program = (
+      jax.jit(look).lower(job.hyper, job.federation, state, test, ids).compile()
+    )
+
+  def looked(state: State) -> dict[str, np.ndarray]:
+    with memory_named(job):
+      found = program(job.hyper, job.federation, state, test, ids)
+      return jax.device_get(found)
+
+  return looked
+
+
+def client_values(job: Job, state: State) -> dict[str, np.ndarray]:
+  """Test loss and metrics of each client, `{name: [C]}`."""
+
+  @jax.jit
+  @_in_precision(job.precision)
+  def values(hyper, federation, state, test):
+    return evaluate_lib.client_values(
+      job.algorithm, job.model, hyper, state, federation, test
+    )
+
+  args = job.hyper, job.federation, _on_device(state, job), job.tests['test']
+  return jax.device_get(values(*args))
 
 
 def _in_precision(precision: str) -> Callable[[Callable], Callable]:
@@ -322,8 +394,16 @@ def _on_device(state: State, job: Job) -> State:
   return state if job.host is None else state._replace(clients=())
 
 
-def _next_multiple(now: int, every: int) -> int:
-  return (now // every + 1) * every
+def next_stop(
+  now: int, rounds: int, eval_every: int, checkpoint_every: int = 0
+) -> int:
+  """The round after `now` at which a run stops next.
+
+  >>> next_stop(10, 25, 10), next_stop(20, 25, 10), next_stop(10, 25, 10, 4)
+  (20, 25, 12)
+  """
+  ends = [(now // n + 1) * n for n in (eval_every, checkpoint_every) if n]
+  return min(*ends, rounds)
 
 
 def _since(begin: float) -> float:
@@ -354,21 +434,29 @@ def _healthy(state: State) -> jax.Array:
   return jnp.all(jnp.stack(finite)) if finite else jnp.array(True)
 
 
-def _check_finite(now: int, values: dict[str, float], healthy: bool) -> None:
+def divergence(now: int, values: dict[str, float], healthy: bool) -> str:
+  """One sentence if a run has diverged by round `now`, else ''.
+
+  Args:
+    now: rounds done.
+    values: metrics.
+    healthy: whether all that server and clients keep is finite.
+  """
   bad = [k for k in values if k.startswith('train/') and not _finite(values[k])]
-  if not healthy or bad:
-    what = f'{bad[0]} is {values[bad[0]]}' if bad else 'the model is not finite'
-    raise Diverged(
-      f'the run diverged by round {now}: {what}; lower client.learning_rate '
-      'or set client.clip = true'
-    )
+  if healthy and not bad:
+    return ''
+  what = f'{bad[0]} is {values[bad[0]]}' if bad else 'the model is not finite'
+  return (
+    f'the run diverged by round {now}: {what}; lower client.learning_rate or '
+    'set client.clip = true'
+  )
 
 
 def _finite(value: float) -> bool:
   return bool(np.isfinite(value))
 
 
-def _shortest(value: np.ndarray) -> float:
+def shortest(value: Any) -> float:
   """The number with the fewest digits that is this one in its own type."""
   return value.item() if value.dtype.kind in 'iub' else float(str(value[()]))
 

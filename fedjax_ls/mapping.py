@@ -52,7 +52,7 @@ def map_clients(client, hyper, ctx: Ctx, ids, live, execution: Execution):
 
   Returns:
     Sums of `Upload.summed`, sums of `Upload.metrics`, and the tuple of
-    stacked arrays, states and carries, `[P, ...]`.
+    stacked arrays, states, carries and each client's own metrics, `[P, ...]`.
   """
 
   def one(hyper, ctx: Ctx, live: Array):
@@ -61,6 +61,7 @@ def map_clients(client, hyper, ctx: Ctx, ids, live, execution: Execution):
       upload.stacked,
       ctx.state if upload.state is None else upload.state,
       ctx.carry if upload.carry is None else upload.carry,
+      {name: value for name, (value, _) in upload.metrics.items()},
     )
     return (
       weighted_sums(upload.summed, live),

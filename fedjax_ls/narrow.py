@@ -129,11 +129,19 @@ def phase(
     return train(with_module(parts.model, module), finish=finish_small)
 
   full = with_module(parts.model, module)
+  masked = train(full, tx=masked_optimizer, start=start, finish=finish)
+  branching = by_tier(submodels, small)
+
+  def alone(hyper: Hyper, ctx: Ctx) -> Upload:
+    # Decorrelation counts the features, which a mask leaves in place.
+    same = 'decorrelation' not in hyper.loss.terms
+    return (branching if same else masked)(hyper, ctx)
+
   return Phase(
     server.send,
-    train(full, tx=masked_optimizer, start=start, finish=finish),
+    masked,
     server.step,
-    alone=None if submodels.random else by_tier(submodels, small),
+    alone=None if submodels.random else alone,
   )
 
 
@@ -186,7 +194,8 @@ def by_tier(submodels: Submodels, client: Callable[[int], Client]) -> Client:
       state = upload.state
       if state is not None:
         state = grow(state, params)
-      return upload._replace(summed=summed, state=state)
+      # What was trained differs in shape; a round does not read it.
+      return upload._replace(summed=summed, state=state, trained=None)
 
     return run
 

@@ -37,7 +37,8 @@ def networks(config: Config, dataset: Dataset, lowering: str) -> Networks:
   parts_of = (
     models.depth_submodels if method.shallow else models.width_submodels
   )
-  return Networks(net, model, parts_of(net, example, config.algorithm.rates))
+  rates = method.slim_rates(config.algorithm)
+  return Networks(net, model, parts_of(net, example, rates))
 
 
 def _images(

@@ -1,6 +1,6 @@
 """The papers of what a run is made of."""
 
-from fedjax_ls import algorithms
+from fedjax_ls import algorithms, samplers
 from fedjax_ls.config import Config, method_name
 
 _REDDI = 'Reddi et al. Adaptive federated optimization. ICLR 2021.'
@@ -40,6 +40,8 @@ def references(config: Config) -> list[str]:
   ['Reddi et al. Adaptive federated optimization. ICLR 2021.']
   """
   found = list(algorithms.METHODS[method_name(config)].references)
+  sampler = samplers.SAMPLERS[config.sampler.name].reference
+  found += [sampler] if sampler else []
   for table, name in (
     (SERVER_OPTIMIZERS, config.server.optimizer),
     (NORMS, config.model.norm),

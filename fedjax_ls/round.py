@@ -27,13 +27,19 @@ from fedjax_ls.types import (
   Array,
   Cohort,
   Ctx,
+  Draw,
   Execution,
   Phase,
+  Question,
   Slots,
   State,
   Tree,
+  Upload,
+  nobody,
 )
 
+# What a client's key is folded with when a sampler asks it.
+_ASKED = (1 << 31) - 1
 # What a client's key is folded with for its tier; no phase has this number.
 _TIER = 1 << 16
 
@@ -92,15 +98,15 @@ def round_step(
 ) -> State:
   """One round, with all examples and all client states on the device."""
   federation = with_tiers(algorithm, federation, state)
-  ids, sampler = draw(algorithm, federation, state)
+  ids, sampler = draw(algorithm, hyper, federation, state, execution)
   slots = lay_out(federation, state.clients, ids, execution)
-  server, clients, report = exchange(
+  server, clients, report, own = exchange(
     algorithm, hyper, state, slots, len(federation.size), execution
   )
   return State(
     server,
     _scatter(state.clients, slots.ids, clients),
-    sampler,
+    observe(algorithm, hyper, sampler, ids, own),
     add_up(state.tally, report),
     state.seed,
     state.round + 1,
@@ -108,12 +114,31 @@ def round_step(
 
 
 def draw(
-  algorithm: Algorithm, federation: Federation, state: State
+  algorithm: Algorithm,
+  hyper,
+  federation: Federation,
+  state: State,
+  execution: Execution,
 ) -> tuple[Array, Tree]:
   """The cohort `ids[K]` of a round, and the sampler's new state."""
   federation = with_tiers(algorithm, federation, state)
   key, _ = _keys(state)
-  return algorithm.sampler.sample(state.sampler, federation, key, state.round)
+  asked = partial(_ask, algorithm, hyper, federation, state, execution)
+  ask = nobody if execution.fed else asked
+  # Without jit a sampler may ask inside of `cond`, too.
+  with jax.disable_jit(execution.debug):
+    return algorithm.sampler.sample(
+      hyper, state.sampler, Draw(federation, key, state.round, ask)
+    )
+
+
+def observe(
+  algorithm: Algorithm, hyper, sampler: Tree, ids: Array, own: dict
+) -> Tree:
+  """The sampler's state after a round in which `ids[K]` reported `own`."""
+  if algorithm.sampler.observe is None:
+    return sampler
+  return algorithm.sampler.observe(hyper, sampler, ids, own)
 
 
 def with_tiers(
@@ -185,48 +210,38 @@ def exchange(
   slots: Slots,
   population: int,
   execution: Execution,
-) -> tuple[Tree, Tree, dict[str, tuple[Array, Array]]]:
+) -> tuple[Tree, Tree, dict[str, tuple[Array, Array]], dict[str, Array]]:
   """All phases of one round, with a cohort that is laid out.
 
   Reads `server`, `seed` and `round` of the state.
 
   Returns:
-    The new server, the new client states `[P, ...]`, and
-    `{metric: (sum of weight * value, sum of weights)}` of this round.
+    The new server, the new client states `[P, ...]`,
+    `{metric: (sum of weight * value, sum of weights)}` of this round, and
+    `{metric: [K]}` of each member of the cohort.
   """
   server, clients, carry = state.server, slots.state, ()
-  tier = _tiers(algorithm, state, slots.ids, slots.tier)
+  slots = slots._replace(tier=_tiers(algorithm, state, slots.ids, slots.tier))
   cohort = Cohort(slots.ids[slots.place], slots.size[slots.place], population)
-  _, key = _keys(state)
-  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, slots.ids)
   report: dict[str, tuple[Array, Array]] = {}
+  each: dict[str, Array] = {}
   # Phases count down, so that the last one, where training is, draws the same
   # batches in every method.
   for left, phase in zip(
     reversed(range(len(algorithm.phases))), algorithm.phases, strict=True
   ):
-    ctx = Ctx(
-      message=phase.broadcast(hyper, server, state.round),
-      state=clients,
-      carry=carry,
-      x=slots.x,
-      y=slots.y,
-      rows=slots.rows,
-      size=slots.size,
-      labels=slots.labels,
-      tier=tier,
-      key=jax.vmap(jax.random.fold_in, (0, None))(keys, left),
-      round=state.round,
-      rank=jnp.argsort(jnp.argsort(slots.ids)),
-    )
+    message = phase.broadcast(hyper, server, state.round)
+    ctx = _context(state, slots, message, clients, carry, left)
     live = slots.ids < population
-    summed, metrics, (stacked, clients, carry) = map_clients(
-      _client(phase, execution), hyper, ctx, slots.ids, live, execution
+    client = _client(phase, execution)
+    summed, metrics, (stacked, clients, carry, own) = map_clients(
+      client, hyper, ctx, slots.ids, live, execution
     )
-    stacked = _gather(stacked, slots.place)
+    stacked, own = _gather((stacked, own), slots.place)
     server = phase.server(hyper, server, reduce(summed), stacked, cohort)
     report |= metrics
-  return server, clients, report
+    each |= own
+  return server, clients, report, each
 
 
 def add_up(tally: dict, report: dict) -> dict:
@@ -255,6 +270,53 @@ def run_rounds(
   )
 
 
+def _ask(
+  algorithm: Algorithm,
+  hyper,
+  federation: Federation,
+  state: State,
+  execution: Execution,
+  question: Question,
+  ids: Array,
+) -> Tree:
+  """What clients `ids[Q]` answer about the model that each would use now."""
+
+  def client(hyper, ctx: Ctx) -> Upload:
+    if algorithm.personal is None:
+      model = algorithm.model(ctx.message)
+    else:
+      model = algorithm.personal(hyper, ctx)
+    return Upload(stacked=question(hyper, ctx, *model))
+
+  slots = lay_out(federation, state.clients, ids, execution)
+  ctx = _context(state, slots, state.server, slots.state, (), _ASKED)
+  live = slots.ids < len(federation.size)
+  kept = map_clients(client, hyper, ctx, slots.ids, live, execution)[2]
+  return _gather(kept[0], slots.place)
+
+
+def _context(
+  state: State, slots: Slots, message: Tree, own: Tree, carry: Tree, purpose
+) -> Ctx:
+  """What the clients of all slots see, `[P, ...]` where they differ."""
+  _, key = _keys(state)
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, slots.ids)
+  return Ctx(
+    message=message,
+    state=own,
+    carry=carry,
+    x=slots.x,
+    y=slots.y,
+    rows=slots.rows,
+    size=slots.size,
+    labels=slots.labels,
+    tier=slots.tier,
+    key=jax.vmap(jax.random.fold_in, (0, None))(keys, purpose),
+    round=state.round,
+    rank=jnp.argsort(jnp.argsort(slots.ids)),
+  )
+
+
 def _client(phase: Phase, execution: Execution):
   alone = execution.slim and execution.chunk == 1 and not execution.debug
   return phase.alone if alone and phase.alone is not None else phase.client
@@ -263,7 +325,7 @@ def _client(phase: Phase, execution: Execution):
 def _report(algorithm: Algorithm, hyper, federation: Federation, state: State):
   """What a round reports, for its structure."""
   execution = Execution()
-  ids, _ = draw(algorithm, federation, state)
+  ids, _ = draw(algorithm, hyper, federation, state, execution)
   slots = lay_out(federation, state.clients, ids, execution)
   population = len(federation.size)
   return exchange(algorithm, hyper, state, slots, population, execution)[2]

@@ -53,12 +53,12 @@ def permute_by(
     partner = center - position
     partner = jnp.where(partner < 0, partner + size, partner)
     high = jnp.maximum(position, partner)
-    swap = _mix(high.astype(jnp.uint32) ^ salt) >> 31
+    swap = mix(high.astype(jnp.uint32) ^ salt) >> 31
     position = jnp.where(swap == 1, partner, position)
   return position
 
 
-def _mix(bits: jax.Array) -> jax.Array:
+def mix(bits: jax.Array) -> jax.Array:
   """Spreads 32 bits so that each output bit depends on all input bits."""
   bits = (bits ^ (bits >> 16)) * jnp.uint32(0x7FEB352D)
   bits = (bits ^ (bits >> 15)) * jnp.uint32(0x846CA68B)

@@ -7,7 +7,7 @@ import numpy as np
 
 from fedjax_ls import algorithms, consistency, evaluate, loop, rules, samplers
 from fedjax_ls import hyper as hyper_lib
-from fedjax_ls.config import Config
+from fedjax_ls.config import Config, Partition
 from fedjax_ls.data.federation import Federation
 from fedjax_ls.models.base import Model
 from fedjax_ls.models.submodels import Submodels
@@ -45,7 +45,7 @@ def fit(
   client: hyper_lib.Client | None = None,
   server: hyper_lib.Server | None = None,
   loss: hyper_lib.Loss | None = None,
-  sampler: Sampler | None = None,
+  sampler: Sampler | hyper_lib.Sampler | None = None,
   submodels: Submodels | None = None,
   rounds: int = 100,
   eval_every: int = 10,
@@ -64,7 +64,8 @@ def fit(
     client: what a client does.
     server: what the server does.
     loss: what a client's loss has beside the model's own.
-    sampler: who takes part, everyone by default.
+    sampler: who takes part, by settings or as a sampler of one's own;
+      everyone by default.
     submodels: slim versions of the model, for methods that need them.
     rounds: rounds in all.
     eval_every: rounds between evaluations.
@@ -94,8 +95,11 @@ def fit(
   True
   """
   kind, settings = _method(method)
+  own = sampler if isinstance(sampler, Sampler) else None
+  named = None if isinstance(sampler, Sampler) else sampler
   config = validate(
     Config(
+      partition=Partition(kind='natural'),
       seed=seed,
       rounds=rounds,
       eval_every=eval_every,
@@ -103,6 +107,7 @@ def fit(
       client=client or hyper_lib.Client(),
       server=server or hyper_lib.Server(),
       loss=loss or hyper_lib.Loss(),
+      sampler=named or hyper_lib.Sampler(),
     )
   )
   check_range('execution.chunk', execution.chunk, rules.COUNT)
@@ -115,9 +120,8 @@ def fit(
       f'submodels={"depth" if kind.shallow else "width"}_submodels(module, '
       'x[:1], rates)'
     )
-  parts = algorithms.Parts(
-    model, sampler or samplers.everyone(), submodels=submodels
-  )
+  who = own or samplers.make(config.sampler, model)
+  parts = algorithms.Parts(model, who, submodels=submodels)
   algorithm = kind.build(config.algorithm, parts)
   if algorithm.personal is not None and len(test) == 2:
     raise ValueError(
@@ -125,7 +129,13 @@ def fit(
       'test = (x, y) names no clients; give (x, y, rows of each client)'
     )
   numbers = loop.numbers(
-    hyper_lib.Hyper(config.client, config.server, config.algorithm, config.loss)
+    hyper_lib.Hyper(
+      config.client,
+      config.server,
+      config.algorithm,
+      config.loss,
+      config.sampler,
+    )
   )
   tests = {'test': loop.evaluation_set(test[0], test[1], federation, *test[2:])}
   consistency.check_own_models(kind, algorithm.personal, tests)

@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedjax_ls import build, loop, padding
+from fedjax_ls import build, diagnostic_plots, loop, padding
 from fedjax_ls import config as config_lib
-from fedjax_ls.build import Experiment
+from fedjax_ls.build import Experiment, Plan
 from fedjax_ls.checkpoint import Checkpoints, Unreadable, newest
 from fedjax_ls.config import Config, ConfigError
 from fedjax_ls.consistency import require
@@ -21,17 +21,23 @@ from fedjax_ls.progress import progress, told
 from fedjax_ls.references import references
 from fedjax_ls.types import State
 from fedjax_ls.validate import validate
-from fedjax_ls.writers import Folder, learning_curve, summary, versions
+from fedjax_ls.writers import (
+  Folder,
+  client_histogram,
+  learning_curve,
+  summary,
+  versions,
+)
 
 
 def train(config: Config, workdir: str | os.PathLike) -> dict[str, Any]:
   """Runs a configuration in a folder, or goes on with what is there.
 
   Writes `config.json`, `partition.npz`, `metrics.jsonl`, `timing.jsonl`,
-  `summary.json`, `checkpoints/` and `plots/`.  Called again, it continues
-  from the newest checkpoint and leaves the same bytes in `metrics.jsonl` and
-  the same parameters as a run that was never stopped; a finished run is left
-  alone, unless `rounds` has grown.
+  `summary.json`, `checkpoints/`, `plots/` and, if asked, `diagnostics/`.
+  Called again, it continues from the newest checkpoint and leaves the same
+  bytes in `metrics.jsonl` and the same parameters as a run that was never
+  stopped; a finished run is left alone, unless `rounds` has grown.
 
   Args:
     config: the configuration.
@@ -65,18 +71,27 @@ def train(config: Config, workdir: str | os.PathLike) -> dict[str, Any]:
 def _train(config: Config, shared: Folder, folder: Folder) -> dict[str, Any]:
   """Trains in a folder of one's own; raises ValueErrors about the files."""
   stored, done = shared.read('config.json'), newest(shared.checkpoints)
-  _check_stored(config, stored, done, shared)
+  check_stored(config, stored, done, shared)
   _print_method(config)
   checkpoints = Checkpoints(shared.checkpoints, config.writers.keep)
   try:
-    if not _finished(config, folder, checkpoints, done):
+    if finished(config, folder, checkpoints, done):
+      print(
+        f'finished: {folder.path} holds {done} of {config.rounds} rounds; '
+        'a larger --config.rounds continues'
+      )
+    else:
       _continue(config, folder, checkpoints, stored or {})
   finally:
     checkpoints.close()
-  return _conclude(config, folder)
+  result = conclude(config, folder)
+  for name, line in result.items():
+    print(f'{name}: round {line["round"]}  {told(line)}')
+  print(f'written to {folder.path}', flush=True)
+  return result
 
 
-def _finished(
+def finished(
   config: Config, folder: Folder, checkpoints: Checkpoints, done: int
 ) -> bool:
   """Whether there is nothing to do; `metrics.jsonl` is then complete."""
@@ -87,10 +102,6 @@ def _finished(
   except Unreadable:
     return False
   folder.cut_metrics(record['metrics_bytes'], record['metrics_tail'])
-  print(
-    f'finished: {folder.path} holds {done} of {config.rounds} rounds; '
-    'a larger --config.rounds continues'
-  )
   return True
 
 
@@ -136,7 +147,7 @@ def use_compilation_cache() -> str:
   return folder
 
 
-def _check_stored(
+def check_stored(
   config: Config, stored: Any, done: int, folder: Folder
 ) -> None:
   """Refuses a folder whose `config.json` is of another run, or no such file.
@@ -178,27 +189,12 @@ def _describe(
   stored: dict[str, Any],
 ) -> None:
   """Prints and writes what the run consists of."""
-  partition, resolved = experiment.partition, experiment.resolved
-  sizes = np.array([len(part) for part in partition.train])
-  clients: dict[str, Any] = {
-    'num_clients': len(sizes),
-    'rows_min': int(np.min(sizes)),
-    'rows_median': float(np.median(sizes)),
-    'rows_max': int(np.max(sizes)),
-    'hash': partition.hash,
-  }
-  hashes = {'data': experiment.fingerprint, 'partition': partition.hash}
-  for name, now in hashes.items():
-    before = stored.get(name, {}).get('hash', now)
-    require(
-      before == now,
-      f'the {name} has hash {now[:12]} but {folder.path} holds a run with '
-      f'{before[:12]}; the data changed: restore them or use another --workdir',
-    )
+  content = write_description(config, experiment, folder, stored)
+  clients, resolved = content['partition'], experiment.resolved
   print(
-    f'partition {config.partition.kind}: {len(sizes)} clients, rows '
-    f'{clients["rows_min"]}/{clients["rows_median"]:g}/{clients["rows_max"]} '
-    f'(min/median/max), hash {partition.hash[:12]}'
+    f'partition {config.partition.kind}: {clients["num_clients"]} clients, '
+    f'rows {clients["rows_min"]}/{clients["rows_median"]:g}/'
+    f'{clients["rows_max"]} (min/median/max), hash {clients["hash"][:12]}'
   )
   for tier, spent in enumerate(experiment.costs):
     print(
@@ -208,7 +204,7 @@ def _describe(
   job = experiment.job
   padded = padding.note(
     config.client,
-    sizes,
+    np.array([len(part) for part in experiment.partition.train]),
     resolved['execution.devices'],
     resolved['execution.chunk'],
     indexed=job.host is None,
@@ -216,45 +212,126 @@ def _describe(
   if padded:
     print(padded)
   print('resolved ' + ', '.join(f'{k} = {v}' for k, v in resolved.items()))
-  folder.write(
-    'config.json',
-    {
-      'config': config_lib.to_dict(config),
-      'seeds': config_lib.seeds(config),
-      'resolved': resolved,
-      'data': {'hash': experiment.fingerprint},
-      'partition': clients,
-      'costs': [spent._asdict() for spent in experiment.costs],
-      'versions': versions(),
-    },
-  )
-  partition.save(str(folder.path / 'partition.npz'))
   counts = np.asarray(job.federation.labels)
   if config.writers.plots and counts.size:
     partition_heatmap(counts, str(folder.path / 'plots' / 'partition.png'))
 
 
+def write_description(
+  config: Config,
+  experiment: Experiment | Plan,
+  folder: Folder,
+  stored: dict[str, Any],
+) -> dict[str, Any]:
+  """Writes `config.json` and `partition.npz`.
+
+  Args:
+    config: of the run.
+    experiment: what it stands for.
+    folder: the run's.
+    stored: content of an earlier `config.json`, {} for none.
+
+  Returns:
+    The content of `config.json`.
+
+  Raises:
+    ConfigError: the data or the partition are not those of before.
+  """
+  partition = experiment.partition
+  sizes = [len(part) for part in partition.train]
+  hashes = {'data': experiment.fingerprint, 'partition': partition.hash}
+  for name, now in hashes.items():
+    before = stored.get(name, {}).get('hash', now)
+    require(
+      before == now,
+      f'the {name} has hash {now[:12]} but {folder.path} holds a run with '
+      f'{before[:12]}; the data changed: restore them or use another --workdir',
+    )
+  content = {
+    'config': config_lib.to_dict(config),
+    'seeds': config_lib.seeds(config),
+    'resolved': experiment.resolved,
+    'data': {'hash': experiment.fingerprint},
+    'partition': {
+      'num_clients': len(sizes),
+      'rows_min': int(np.min(sizes)),
+      'rows_median': float(np.median(sizes)),
+      'rows_max': int(np.max(sizes)),
+      'hash': partition.hash,
+    },
+    'costs': [spent._asdict() for spent in experiment.costs],
+    'versions': versions(),
+  }
+  folder.write('config.json', content)
+  partition.save(str(folder.path / 'partition.npz'))
+  return content
+
+
 def _begin(
   experiment: Experiment, folder: Folder, checkpoints: Checkpoints
 ) -> State:
-  """The state to go on from; `metrics.jsonl` is cut to what belongs to it."""
+  """The state to go on from, on the device."""
+  state = restore(experiment.state, folder, checkpoints)
+  if int(state.round):
+    print(f'resumed at round {int(state.round)}')
+  return loop.place_state(state, experiment.job)
+
+
+def restore(start: State, folder: Folder, checkpoints: Checkpoints) -> State:
+  """The state to go on from; `metrics.jsonl` is cut to what belongs to it.
+
+  Args:
+    start: the state before the first round.
+    folder: the run's.
+    checkpoints: in it.
+
+  Returns:
+    The newest that can be read, of NumPy arrays, or `start`.
+
+  Raises:
+    Unreadable: there are checkpoints but all are damaged.
+  """
   damaged: Unreadable | None = None
   for step in checkpoints.steps():
     try:
-      state, record = checkpoints.restore(step, experiment.state)
+      state, record = checkpoints.restore(step, start)
     except Unreadable as error:
       print(f'the checkpoint of round {step} is damaged and left out')
       damaged = damaged or error
       continue
     folder.cut_metrics(record['metrics_bytes'])
     checkpoints.forget_after(step)
-    print(f'resumed at round {step}')
-    return loop.place_state(state, experiment.job)
+    return state
   if damaged is not None:
     raise damaged
   folder.cut_metrics(0)
   checkpoints.forget_after(0)
-  return experiment.state
+  return start
+
+
+class Recorder:
+  """Writes results, and checkpoints that know which results they belong to."""
+
+  def __init__(self, folder: Folder, checkpoints: Checkpoints):
+    """Goes on from what `restore` left."""
+    self._folder = folder
+    self._checkpoints = checkpoints
+    self._num_bytes = (folder.path / 'metrics.jsonl').stat().st_size
+
+  def results(
+    self, now: int, metrics: dict[str, float], on_schedule: bool
+  ) -> None:
+    """Appends the results of round `now`, if there are any."""
+    if metrics:
+      size = self._folder.add_metrics({'round': now, **metrics})
+      # A longer run is not evaluated here and goes on without this line.
+      self._num_bytes = size if on_schedule else self._num_bytes
+
+  def checkpoint(self, state: State) -> None:
+    """Saves a state; the results up to it are on disk."""
+    tail = self._folder.metrics_after(self._num_bytes)
+    record = {'metrics_bytes': self._num_bytes, 'metrics_tail': tail}
+    self._checkpoints.save(state, record)
 
 
 def _advance(
@@ -265,9 +342,12 @@ def _advance(
   folder: Folder,
   checkpoints: Checkpoints,
 ) -> None:
-  """Runs to the last round; results are on disk before their checkpoint."""
+  """Runs to the last round."""
   every = config.writers.checkpoint_every or config.eval_every
-  num_bytes = (folder.path / 'metrics.jsonl').stat().st_size
+  recorder = Recorder(folder, checkpoints)
+  looking = config.diagnostics.every
+  if looking:
+    diagnosed = loop.diagnosis(job, state, config.diagnostics.clients)
   stops = loop.run(
     job,
     programs,
@@ -279,31 +359,51 @@ def _advance(
   done = int(state.round)
   with progress(config.writers.progress, config.rounds, done) as shown:
     for stop in stops:
-      if stop.metrics:
-        size = folder.add_metrics({'round': stop.round, **stop.metrics})
-        # A longer run is not evaluated here and goes on without this line.
-        num_bytes = size if stop.on_schedule else num_bytes
+      recorder.results(stop.round, stop.metrics, stop.on_schedule)
+      if looking and stop.round % looking == 0:
+        folder.write_diagnostics(stop.round, diagnosed(stop.state))
       if stop.round % every == 0 or stop.round == config.rounds:
-        tail = folder.metrics_after(num_bytes)
-        record = {'metrics_bytes': num_bytes, 'metrics_tail': tail}
-        checkpoints.save(stop.state, record)
+        recorder.checkpoint(stop.state)
       folder.add_timing({'round': stop.round, 'seconds': stop.seconds})
       shown.show(stop.round, stop.metrics)
+  if config.writers.plots:
+    _plot_clients(job, stop.state, folder)
 
 
-def _conclude(config: Config, folder: Folder) -> dict[str, Any]:
-  """Writes the summary and the learning curve."""
+def _plot_clients(job: loop.Job, state: State, folder: Folder) -> None:
+  """Draws how the last model's test metric spreads over the clients."""
+  test = job.tests['test']
+  present = np.asarray(test.size) > 0
+  if not present.any():
+    return
+  found = loop.client_values(job, state)
+  measure = 'accuracy' if 'accuracy' in found else 'loss'
+  file = folder.path / 'plots' / 'clients.png'
+  client_histogram(found[measure][present], file, measure)
+
+
+def conclude(
+  config: Config, folder: Folder, note: dict[str, Any] | None = None
+) -> dict[str, Any]:
+  """Writes the summary and the learning curve.
+
+  Args:
+    config: of the run.
+    folder: the run's.
+    note: what else the summary says.
+
+  Returns:
+    The content of `summary.json`.
+  """
   lines = folder.metrics()
-  result = summary(lines)
+  result = {**(summary(lines) if lines else {}), **(note or {})}
   if folder.read('summary.json') != result:
     if config.writers.plots:
       plots = folder.path / 'plots'
       learning_curve(lines, plots / 'learning_curve.png')
-      if 'simulated_seconds' in lines[-1]:
-        over = 'simulated_seconds'
-        learning_curve(lines, plots / f'{over}.png', over)
+      for over in ('simulated_seconds', 'macs', 'bytes_up'):
+        if over in lines[-1]:
+          learning_curve(lines, plots / f'{over}.png', over)
+      diagnostic_plots.draw(folder.diagnostics(), plots)
     folder.write('summary.json', result)
-  for name, line in result.items():
-    print(f'{name}: round {line["round"]}  {told(line)}')
-  print(f'written to {folder.path}', flush=True)
   return result

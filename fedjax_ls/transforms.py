@@ -67,6 +67,32 @@ def sharpness_aware(rho) -> optax.GradientTransformationExtraArgs:
   return optax.GradientTransformationExtraArgs(_no_state, update)
 
 
+def grad_align() -> optax.GradientTransformationExtraArgs:
+  """Takes the gradient at y + v, v the tree `displacement=` (GradAlign).
+
+  Belongs first in a chain.  With v = -b (g - g_i), g_i this client's gradient
+  and g the clients' mean, one step of all follows the gradient of
+  f + (b / 2) mean_i |g_i - g|^2 up to O(b^2).
+
+  References:
+    Dandi, Barba, Jaggi. Implicit gradient alignment in distributed and
+    federated learning. AAAI 2022.
+
+  >>> tx = grad_align()
+  >>> g, _ = tx.update(
+  ...   jnp.array(2.), tx.init(0.), jnp.array(1.),
+  ...   displacement=jnp.array(0.5), grad_fn=jax.grad(lambda y: y * y))
+  >>> float(g)
+  3.0
+  """
+
+  def update(updates, state, params=None, *, displacement, grad_fn, **_):
+    del updates
+    return grad_fn(optax.tree.add(params, displacement)), state
+
+  return optax.GradientTransformationExtraArgs(_no_state, update)
+
+
 def damped_trace(decay) -> optax.GradientTransformation:
   """m <- decay m + (1 - decay) g, the update is m."""
 

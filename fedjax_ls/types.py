@@ -60,6 +60,20 @@ class Weighted(NamedTuple):
   weight: Tree
 
 
+class Trained(NamedTuple):
+  """A client's model before and after local training, for diagnostics.
+
+  Attributes:
+    before: `(params, stats)` of the model that the client received.
+    after: `(params, stats)` after its last step.
+    width: share of the channels in use, None for all.
+  """
+
+  before: tuple[Tree, Tree]
+  after: tuple[Tree, Tree]
+  width: Any
+
+
 class Upload(NamedTuple):
   """All that one client gives back.
 
@@ -69,6 +83,8 @@ class Upload(NamedTuple):
     state: the client's new state, None to leave it.
     carry: for this client's next phase, None to leave it.
     metrics: named `Weighted` scalars, averaged until the next evaluation.
+    trained: what local training made, None if there was none; a round does
+      not read it.
   """
 
   summed: dict[str, Weighted] = {}  # noqa: RUF012
@@ -76,6 +92,7 @@ class Upload(NamedTuple):
   state: Tree = None
   carry: Tree = None
   metrics: dict[str, Weighted] = {}  # noqa: RUF012
+  trained: Trained | None = None
 
 
 class Reduced(NamedTuple):
@@ -147,20 +164,76 @@ class Phase(NamedTuple):
   alone: Callable[[Any, Ctx], Upload] | None = None
 
 
+# `(hyper, Ctx, params, stats) -> small tree`, what one client answers about
+# the model that it would use now.
+Question = Callable[[Any, Ctx, Tree, Tree], Tree]
+
+
+def nobody(question: Question, ids: Array) -> Tree:
+  """`Draw.ask` where the examples are on the host.
+
+  Raises:
+    ValueError: always.
+  """
+  raise ValueError(
+    'the sampler asks clients whose examples are on the host; put them on the '
+    'device or use another sampler'
+  )
+
+
+class Draw(NamedTuple):
+  """What a sampler sees of a round.
+
+  Attributes:
+    federation: the clients; of examples on the host only an outline.
+    key: random key of (round, cohort).
+    round: number of the round, from 0.
+    ask: `(question, ids[Q]) -> tree [Q, ...]`, the answers of these clients,
+      mapped as a phase is.
+    available: `[C]` who can take part, None for everyone.
+    seconds: `[C]` what a round takes each client, None without a clock.
+  """
+
+  federation: Federation
+  key: Array
+  round: Array
+  ask: Callable[[Question, Array], Tree] = nobody
+  available: Array | None = None
+  seconds: Array | None = None
+
+
 class Sampler(NamedTuple):
   """Who takes part in a round.
 
   Attributes:
     init: `(federation) -> state`.
-    sample: `(state, federation, key, round) -> (ids[K], state)`; live ids are
-      distinct, a dead slot is the number of clients.
+    sample: `(hyper, state, Draw) -> (ids[K], state)`; live ids are distinct, a
+      dead slot is the number of clients.
+    observe: `(hyper, state, ids[K], {metric: [K]}) -> state`, called after the
+      round with what each client of the cohort uploaded as its own metrics;
+      None if the sampler does not look at them.
     metrics: `(state) -> {name: scalar}`, what there is to tell of the rounds
       so far.
+    asks: whether `sample` needs `Draw.ask`.
   """
 
   init: Callable[[Federation], Tree]
-  sample: Callable[[Tree, Federation, Array, Array], tuple[Array, Tree]]
+  sample: Callable[[Any, Tree, Draw], tuple[Array, Tree]]
+  observe: Callable[[Any, Tree, Array, dict[str, Array]], Tree] | None = None
   metrics: Callable[[Tree], dict[str, Array]] = lambda state: {}
+  asks: bool = False
+
+
+def passed_on(sampler: Sampler):
+  """`Sampler.observe` around a sampler whose state is kept as `inner`."""
+  told = sampler.observe
+  if told is None:
+    return None
+
+  def observe(hyper, state, ids, own):
+    return state._replace(inner=told(hyper, state.inner, ids, own))
+
+  return observe
 
 
 class Variant(NamedTuple):
@@ -188,9 +261,6 @@ class Algorithm(NamedTuple):
     model: `(server) -> (params, stats)`, the global model.
     personal: `(hyper, Ctx) -> (params, stats)`, the model that a client uses,
       with `ctx.message` the server's state; None if it is the global one.
-    network: the network that the global model is judged with, None if it is
-      the clients'.
-    judges_global: whether the global model is judged beside personal ones.
     ready: `(hyper, server, federation) -> (params, stats)`, the global model
       as it is judged, if its statistics need training examples.
     variants: further models to judge.
@@ -198,6 +268,9 @@ class Algorithm(NamedTuple):
       what the global model says on its own examples; None for no such metric.
     tier: `(key) -> tier`, a client's tier of one round by a key of round and
       client; None for the federation's.
+    judges_global: whether the global model is judged beside personal ones.
+    network: the network that the global model is judged with, None if it is
+      the clients'.
   """
 
   init: Callable[[Any, Array, Federation], tuple[Tree, Tree]]
@@ -205,12 +278,12 @@ class Algorithm(NamedTuple):
   sampler: Sampler
   model: Callable[[Tree], tuple[Tree, Tree]]
   personal: Callable[[Any, Ctx], tuple[Tree, Tree]] | None = None
-  network: Model | None = None
-  judges_global: bool = False
   ready: Callable[[Any, Tree, Federation], tuple[Tree, Tree]] | None = None
   variants: tuple[Variant, ...] = ()
   answer: Callable[[Any, Array, Outputs], Outputs] | None = None
   tier: Callable[[Array], Array] | None = None
+  judges_global: bool = False
+  network: Model | None = None
 
 
 class State(NamedTuple):

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-from fedjax_ls import algorithms, calibrations, losses, rules
+from fedjax_ls import algorithms, calibrations, losses, rules, samplers
 from fedjax_ls import config as config_lib
 from fedjax_ls.config import Config, ConfigError
 from fedjax_ls.consistency import check_batches, require
@@ -35,7 +35,9 @@ NAMES: dict[str, Iterable[str]] = {
     'sgd', 'momentum', 'damped_momentum', 'adagrad', 'adam', 'yogi',
   ),
   'server.weights': ('size', 'uniform'),
-  'sampler.name': ('everyone', 'uniform'),
+  'sampler.name': samplers.SAMPLERS,
+  'sampler.gradients': ('full', 'head', 'sketch'),
+  'sampler.refresh': ('cohort', 'everyone'),
   'execution.conv': ('auto', *conv.LOWERINGS),
   'execution.data': ('device', 'host'),
   'execution.precision': ('float32', 'tensorfloat32', 'bfloat16'),
@@ -116,6 +118,18 @@ RANGES: dict[str, rules.Rule] = {
   'server.tau': rules.POSITIVE,
   'server.v0': rules.NOT_NEGATIVE,
   'sampler.cohort_size': rules.COUNT,
+  'sampler.candidates': rules.NOT_NEGATIVE,
+  'sampler.sketch_size': rules.COUNT,
+  'sampler.subset': rules.NOT_NEGATIVE,
+  'sampler.exploration': rules.FRACTION,
+  'sampler.exploration_decay': (lambda v: 0 < v <= 1, 'choose it in (0, 1]'),
+  'sampler.exploration_floor': rules.FRACTION,
+  'sampler.cutoff': rules.FRACTION,
+  'sampler.straggler_penalty': rules.NOT_NEGATIVE,
+  'sampler.pacer_start': (lambda v: 0 <= v <= 100, 'choose it in [0, 100]'),
+  'sampler.pacer_step': rules.NOT_NEGATIVE,
+  'sampler.pacer_window': rules.COUNT,
+  'sampler.dropout': rules.FRACTION,
   'clock.macs_per_second': rules.SPEEDS,
   'clock.down': rules.SPEEDS,
   'clock.up': rules.SPEEDS,
@@ -125,6 +139,8 @@ RANGES: dict[str, rules.Rule] = {
   'execution.unroll': rules.COUNT,
   'writers.checkpoint_every': rules.NOT_NEGATIVE,
   'writers.keep': rules.COUNT,
+  'diagnostics.every': rules.NOT_NEGATIVE,
+  'diagnostics.clients': rules.COUNT,
 }
 
 
@@ -175,7 +191,7 @@ def check_data(config: Config, sizes: Any, float_targets: bool) -> None:
       them cannot fill one batch, or the loss does not fit the targets.
   """
   sampler, client = config.sampler, config.client
-  if sampler.name == 'uniform' and sampler.cohort_size > len(sizes):
+  if sampler.name != 'everyone' and sampler.cohort_size > len(sizes):
     raise ConfigError(
       f'sampler.cohort_size = {sampler.cohort_size} is more than the '
       f'{len(sizes)} clients; choose 1 to {len(sizes)}'
@@ -265,6 +281,8 @@ def _check_together(config: Config) -> None:
     f'partition.num_clients = {config.partition.num_clients}; lower it',
   )
   _check_samples(config)
+  _check_diagnostics(config)
+  _check_sampler(config.sampler)
   method = algorithms.METHODS[config_lib.method_name(config)]
   if method.needs_submodels:
     rates = getattr(config.algorithm, 'rates', ())
@@ -278,6 +296,18 @@ def _check_together(config: Config) -> None:
       raise ConfigError(str(error)) from None
   tiers = len(rates) if method.needs_submodels else config.clock.num_tiers
   _check_clock(config, tiers)
+
+
+def _check_sampler(sampler: config_lib.Sampler) -> None:
+  """The sampler reads what is set for it."""
+  reads = samplers.SAMPLERS[sampler.name].reads
+  for name, (_, value) in config_lib.leaves(sampler).items():
+    require(
+      name in (*reads, 'name', 'dropout', 'availability')
+      or value == getattr(config_lib.Sampler(), name),
+      f'sampler.{name} = {value!r} is not read by sampler.name = '
+      f'{sampler.name!r}; leave it out or choose another sampler',
+    )
 
 
 def _check_clock(config: Config, tiers: int) -> None:
@@ -297,6 +327,21 @@ def _check_clock(config: Config, tiers: int) -> None:
       f'clock.{name} = {value!r} has {len(value)} speeds for {tiers} tiers; '
       f'give {tiers}, or one for all',
     )
+
+
+def _check_diagnostics(config: Config) -> None:
+  """A run stops where it is to be looked at, with its data on the device."""
+  every = config.diagnostics.every
+  require(
+    every % config.eval_every == 0,
+    f'diagnostics.every = {every} is no multiple of eval_every = '
+    f'{config.eval_every}; choose one, or 0 for never',
+  )
+  require(
+    every == 0 or config.execution.data == 'device',
+    f'diagnostics.every = {every} does not fit execution.data = host; use '
+    'execution.data = device or diagnostics.every = 0',
+  )
 
 
 def _check_samples(config: Config) -> None:

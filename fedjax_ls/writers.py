@@ -85,6 +85,24 @@ class Folder:
       _flush(file)
     new.replace(self.path / name)
 
+  def write_diagnostics(self, now: int, arrays: dict[str, np.ndarray]) -> None:
+    """Writes `diagnostics/round_XXXXXX.npz`, whole or not at all."""
+    place = self.path / 'diagnostics'
+    place.mkdir(exist_ok=True)
+    new = place / '.new.npz'
+    with open(new, 'wb') as file:
+      np.savez(file, **arrays)  # type: ignore[arg-type]
+      _flush(file)
+    new.replace(place / f'round_{now:06d}.npz')
+
+  def diagnostics(self) -> dict[int, dict[str, np.ndarray]]:
+    """What was diagnosed, `{round: {name: array}}`, in order."""
+    found = {}
+    for file in sorted((self.path / 'diagnostics').glob('round_*.npz')):
+      with np.load(file) as arrays:
+        found[int(file.stem.removeprefix('round_'))] = dict(arrays)
+    return found
+
   def cut_metrics(self, num_bytes: int, tail: str = '') -> None:
     """Makes the results those of a checkpoint.
 
@@ -208,6 +226,31 @@ def learning_curve(
   left.legend()
   for axes in (left, right):
     axes.grid(alpha=0.3)
+  fig.savefig(path, format='png')
+
+
+def client_histogram(
+  values: np.ndarray, path: str | os.PathLike, measure: str
+) -> None:
+  """Writes a PNG of how a metric spreads over clients.
+
+  Args:
+    values: `[C]`, one number a client.
+    path: the file.
+    measure: what the numbers are.
+  """
+  from matplotlib import figure
+
+  fig = figure.Figure((4.4, 3.2), dpi=120, layout='constrained')
+  axes = fig.subplots()
+  axes.hist(values, bins=20, range=(0, 1) if measure == 'accuracy' else None)
+  axes.axvline(values.mean(), color='C1', label='mean')
+  axes.set(
+    xlabel=f'test {measure} of a client',
+    ylabel='clients',
+    title=f'standard deviation {values.std():.3f}',
+  )
+  axes.legend()
   fig.savefig(path, format='png')
 
 

@@ -41,6 +41,7 @@ def as_torch(params) -> list[np.ndarray]:
     ('cifar10_cnn', {'dropout': (0.0, 0.0)}, {'dropout': (0.0, 0.0)}),
     ('femnist_ragged', {}, {}),
     ('mnist_lr', {}, {}),
+    ('small_cnn', {}, {}),
   ],
 )
 def test_a_round_is_the_same_in_pytorch(monkeypatch, name, net, twin):

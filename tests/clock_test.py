@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fedjax_ls as fl
-from fedjax_ls import build, clock, local
+from fedjax_ls import build, clock, local, types
 from fedjax_ls import round as round_lib
 from fedjax_ls.cost import Cost
 from fedjax_ls.train import train
@@ -188,7 +188,7 @@ def test_equal_rounds_do_not_drift():
   @jax.jit
   def go(state):
     def turn(_, state):
-      return who.sample(state, federation, None, 0)[1]
+      return who.sample(None, state, types.Draw(federation, None, 0))[1]
 
     return jax.lax.fori_loop(0, 100_000, turn, state)
 
@@ -207,6 +207,7 @@ def sampled(method: str = 'fedavg', **fields) -> fl.Config:
   return tiny(method, **fields)
 
 
+SPENT = ('macs', 'bytes_down', 'bytes_up')
 TIMES = {
   'clock__macs_per_second': (1e6, 1e5),
   'clock__down': (1e4,),
@@ -221,12 +222,18 @@ def test_a_run_tells_its_time_and_is_the_same_run(tmp_path):
   found = lines(tmp_path / 'clock')
   times = [line.pop('simulated_seconds') for line in found]
   assert [line.pop('dropped') for line in found] == [0, 0, 0]
+  used = {name: found[-1][name] for name in SPENT}
+  found = [{k: v for k, v in line.items() if k not in SPENT} for line in found]
   assert found == lines(tmp_path / 'plain')
-  assert (tmp_path / 'clock' / 'plots' / 'simulated_seconds.png').exists()
+  for name in ('simulated_seconds', 'macs', 'bytes_up'):
+    assert (tmp_path / 'clock' / 'plots' / f'{name}.png').exists()
   stored = json.loads((tmp_path / 'clock' / 'config.json').read_text())
   weights = 64 * 8 + 8 * 10
   (spent,) = stored['costs']
   assert spent == {'macs': weights, 'parameters': weights, 'bytes': 4 * weights}
+  clients = 4 * found[-1]['round']
+  assert used['bytes_up'] == used['bytes_down'] == 4 * weights * clients
+  assert used['macs'] == 3 * weights * 96 * clients
   # Three steps of 32 of at least 96 examples; both tiers occur in two rounds.
   slow = 4 * weights * (1 / 1e4 + 1 / 1e3) + 3 * weights * 96 / 1e5
   assert times == pytest.approx([2 * slow, 4 * slow, 6 * slow], rel=1e-5)

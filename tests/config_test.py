@@ -53,6 +53,8 @@ def test_every_number_and_name_has_a_rule_or_is_free():
     'data.mean',
     'model.name',
     'partition.path',
+    'sampler.availability',
+    'sampler.size_exponent',
   }
 
 

@@ -70,8 +70,11 @@ def test_agrees_with_its_oracle(name):
   [
     ('scaffold', {'option': 'gradient'}),
     ('ifca', {'option': 'gradients'}),
+    ('qffl', {'option': 'gradient', 'lipschitz': 0.0}),
+    ('qffl', {'option': 'batch', 'q': 2.0}),
     ('feddecorr', {'scale': 'code'}),
     ('fedrs', {'graded': True}),
+    ('fedga', {'displace': 'gradient'}),
   ],
 )
 def test_options_agree_with_their_oracle(name, change):
@@ -90,7 +93,11 @@ def test_is_its_identity(name):
   server = identity.server
   ours, theirs = (
     toy.problem(
-      n, s, identity.client, at_server, every_class=identity.every_class
+      n,
+      s,
+      identity.client,
+      at_server,
+      every_class=identity.every_class,
     ).with_cohorts(toy.EVERYONE)
     for n, s, at_server in (
       (name, identity.settings, server),

@@ -49,6 +49,7 @@ def test_a_global_model_is_judged_on_all_examples(batch_size):
       'accuracy': right(w, x, y).mean(),
       'accuracy/client_mean': np.mean(own),
       'accuracy/client_std': np.std(own),
+      'accuracy/client_variance': np.var(own),
       'accuracy/client_worst10': np.min(own),
       'accuracy/client_best10': np.max(own),
       'clients_left_out': 1,
@@ -74,6 +75,18 @@ def test_models_of_their_own_are_chosen_by_training_data():
   assert got['loss'] == pytest.approx(
     np.average([v for v, _ in losses], weights=sizes)
   )
+
+
+@pytest.mark.parametrize('name', ['fedavg', 'ifca'])
+def test_values_of_clients_have_the_mean_that_is_told(name):
+  p, test, _, told = judged(name, 4)
+  found = evaluate.client_values(
+    p.algorithm, toy.model(), p.hyper, p.state, p.federation, test, batch_size=4
+  )
+  own = found['accuracy'][test.size > 0]
+  assert len(own) == 5
+  assert told['accuracy/client_mean'] == pytest.approx(own.mean())
+  assert told['accuracy/client_variance'] == pytest.approx(own.var())
 
 
 def test_tenths_round_up():

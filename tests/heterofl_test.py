@@ -347,5 +347,5 @@ def test_static_batch_norm_needs_the_examples_on_the_device():
     model=fl.config.Model(norm='bn'),
     execution=fl.config.Execution(data='host'),
   )
-  with pytest.raises(fl.ConfigError, match='heterofl with model.norm'):
+  with pytest.raises(fl.ConfigError, match=r'heterofl with model.norm'):
     build.prepare(validate(config))

@@ -13,11 +13,12 @@ from fedjax_ls.models import (
   PooledCNN,
   PreResNet,
   Transformer,
+  cut_out,
   flax_model,
   width_submodels,
 )
 from tests import toy
-from tests.networks import near, normal, to_numpy
+from tests.networks import filled, near, normal, quick_jit, to_numpy
 
 pytestmark = pytest.mark.usefixtures('x64')
 
@@ -110,3 +111,27 @@ def test_several_clients_at_a_time_are_masked():
 def test_dropout_is_noticed(net, x, random):
   """It draws other numbers in a small network: such clients stay masked."""
   assert width_submodels(net, x, ('1',)).random == random
+
+
+@pytest.mark.parametrize('norm', NETS)
+def test_a_network_that_is_cut_out_gives_the_logits_of_the_masked_one(norm):
+  net = NETS[norm]
+  x = normal(5, 4, 4, 2).astype(float)
+  params, stats = filled(net, x)
+  submodels = width_submodels(net, x, RATES)
+  model = flax_model(net, x)
+
+  @quick_jit
+  def both(params, stats):
+    result = []
+    for tier in range(len(RATES)):
+      small, variables = cut_out(submodels, params, stats, tier)
+      masked, _ = model.apply(params, stats, x, width=submodels.width(tier))
+      result.append((small.apply(variables, x).logits, masked.logits))
+    return result
+
+  for ours, masked in to_numpy(both(params, stats)):
+    near(ours, masked, 1e-9)
+  small, variables = cut_out(submodels, params, stats, 2)
+  shapes = jax.eval_shape(small.init, jax.random.key(0), x)
+  assert jax.tree.map(np.shape, variables) == jax.tree.map(np.shape, shapes)

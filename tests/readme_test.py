@@ -3,7 +3,7 @@
 import pathlib
 import re
 
-from fedjax_ls import algorithms
+from fedjax_ls import algorithms, samplers
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / 'README.md').read_text()
@@ -21,6 +21,11 @@ def test_the_notebook_example_learns():
 def test_every_method_is_in_the_table():
   table = README.split('## Methods')[1].split('##')[0]
   assert all(f'`{name}`' in table for name in algorithms.METHODS)
+
+
+def test_every_sampler_is_in_the_table():
+  table = README.split('## Who takes part')[1].split('##')[0]
+  assert all(f'| `{name}` |' in table for name in samplers.SAMPLERS)
 
 
 def test_every_file_it_names_exists():

@@ -56,7 +56,8 @@ def test_every_network_takes_the_common_options(name):
   common = {
     'norm': 'ln', 'norm_where': 'last', 'norm_before': True,
     'norm_affine': True, 'norm_groups': 1, 'norm_eps': 1e-3, 'use_bias': True,
-    'initializer': 'torch', 'lowering': 'matmul', 'dtype': jnp.bfloat16,
+    'projector': (4,), 'initializer': 'torch', 'lowering': 'matmul',
+    'dtype': jnp.bfloat16,
   }  # fmt: skip
   net = make_net(name, num_classes=3, **common)
   assert {k: getattr(net, k) for k in common} == common

@@ -7,7 +7,7 @@ import pytest
 
 from fedjax_ls import debug, mapping, samplers
 from fedjax_ls import round as round_lib
-from fedjax_ls.types import Execution, Phase, Upload, Weighted
+from fedjax_ls.types import Draw, Execution, Phase, Upload, Weighted
 from tests import toy
 
 
@@ -79,7 +79,9 @@ def test_uniform_cohorts_are_distinct_and_equally_likely():
   federation = toy.federation()
   sampler = samplers.uniform(4)
   keys = jax.random.split(jax.random.key(0), 3000)
-  ids, _ = jax.vmap(lambda key: sampler.sample((), federation, key, 0))(keys)
+  ids, _ = jax.vmap(
+    lambda key: sampler.sample(None, (), Draw(federation, key, 0))
+  )(keys)
   assert all(len(set(row)) == 4 for row in np.asarray(ids))
   counts = np.bincount(np.asarray(ids).ravel(), minlength=6)
   # Each client is in with probability 4/6: five standard deviations.

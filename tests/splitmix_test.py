@@ -12,7 +12,9 @@ from configs import digits
 from fedjax_ls import algorithms, evaluate, models, server
 from fedjax_ls import round as round_lib
 from fedjax_ls.algorithms import splitmix
+from fedjax_ls.cost import costs
 from fedjax_ls.models.submodels import with_module
+from fedjax_ls.networks import networks
 from fedjax_ls.validate import validate
 from tests import oracles, toy
 from tests.breaking import error, patched_server_step
@@ -70,7 +72,7 @@ def judged(settings, model, state, data):
   """Metrics of the method's mixture on the toy examples."""
   test = data._replace(size=jnp.zeros_like(data.size))
   net = toy.net()
-  submodels = models.width_submodels(net, data.x[:1], TOY.rates)
+  submodels = models.width_submodels(net, data.x[:1], ('1/3',) * 3)
   parts = algorithms.Parts(model, toy.given(), submodels=submodels)
   algorithm = splitmix.splitmix(settings, parts)
   return evaluate.evaluate(algorithm, model, None, state, data, test)
@@ -96,7 +98,7 @@ def with_batch_norm(**fields):
   settings = dataclasses.replace(TOY, **fields)
   p = toy.problem('splitmix', settings)
   net = models.MLP(3, hidden=(6,), norm='bn', norm_affine=True)
-  submodels = models.width_submodels(net, p.federation.x[:1], TOY.rates)
+  submodels = models.width_submodels(net, p.federation.x[:1], ('1/3',) * 3)
   model = toy.model(net)
   parts = algorithms.Parts(model, toy.given(), submodels=submodels)
   algorithm = splitmix.splitmix(settings, parts)
@@ -112,7 +114,7 @@ def test_statistics_of_the_test_batch_are_an_option():
   params, stats = p.state.server[:2]
   tracked, kept = p.algorithm.network.apply(params, stats, x)
   batch, same = other.algorithm.network.apply(params, stats, x)
-  small = with_module(model, submodels.full.slim(models.Width(1, 3)))
+  small = with_module(model, submodels.module(0))
 
   def mean(train):
     every = [
@@ -196,6 +198,19 @@ def test_settings_that_make_no_sense(change, message):
   config.algorithm = dataclasses.replace(config.algorithm, **change)
   with pytest.raises(fl.ConfigError, match=message):
     validate(config)
+
+
+def test_a_tier_pays_for_all_of_its_networks():
+  config = digits.get_config('splitmix')
+  config.model.hidden = (16,)
+  nets = networks(config, fl.data.load('digits'), 'matmul')
+  example = jnp.ones((1, 8, 8), jnp.uint8)
+  spent = costs(nets.net, example, nets.submodels)
+  got = algorithms.find('splitmix').costs(config.algorithm, spent)
+  assert [c.parameters for c in got] == [
+    n * (64 + 10) * 2 for n in (8, 4, 2, 1)
+  ]
+  assert [c.macs for c in got] == [c.parameters for c in got]
 
 
 # Wrong ones.

@@ -88,7 +88,7 @@ def given() -> types.Sampler:
   """A sampler that reads the cohort of each round from its state `[R, K]`."""
   return types.Sampler(
     init=lambda federation: jnp.asarray(COHORTS),
-    sample=lambda state, federation, key, round: (state[round], state),
+    sample=lambda hyper, state, draw: (state[draw.round], state),
   )
 
 
@@ -127,7 +127,7 @@ def problem(
   )
   data = jax.tree.map(jnp.asarray, federation(every_class))
   example = data.x[:1]
-  rates = getattr(settings, 'rates', RATES)
+  rates = method.slim_rates(settings) if method.needs_submodels else RATES
   module = net_of(method, rates)
   parts_of = depth_submodels if method.shallow else width_submodels
   parts = algorithms.Parts(

@@ -49,6 +49,7 @@ def test_a_run_writes_its_files(tmp_path):
     'metrics.jsonl',
     'timing.jsonl',
     'summary.json',
+    'plots/clients.png',
     'plots/learning_curve.png',
     'plots/partition.png',
     'checkpoints/6',
@@ -197,7 +198,7 @@ def test_chunk_shrinks_to_the_memory(monkeypatch):
   assert experiment.shrinks
   assert experiment.job.execution.chunk == 10
   whole = loop.compile_job(experiment.job, experiment.state).memory
-  monkeypatch.setattr(build, '_free_bytes', lambda: whole)
+  monkeypatch.setattr(build, 'free_bytes', lambda: whole)
   smaller, programs = build.compiled(experiment)
   assert smaller.job.execution.chunk in (1, 2, 5)
   assert smaller.resolved['execution.chunk'] == smaller.job.execution.chunk
@@ -348,7 +349,7 @@ def test_chunks_that_cannot_be_compiled_shrink(monkeypatch):
       return full() if job.execution.chunk > 2 else compile_job(job, state)
 
   monkeypatch.setattr(loop, 'compile_job', compiled)
-  monkeypatch.setattr(build, '_free_bytes', lambda: 1e12)
+  monkeypatch.setattr(build, 'free_bytes', lambda: 1e12)
   experiment, _ = build.compiled(build.prepare(tiny()))
   assert experiment.job.execution.chunk == 2
 

@@ -76,7 +76,20 @@ PROBLEMS = {
     num_classes=62,
     partition=('log_normal', {'sigma': 0.4, 'min_size': 10}),
   ),
-}
+  'small_cnn': Problem(
+    name='small_cnn',
+    net=(
+      'pfl_cnn', {'channels': (8, 16), 'hidden': 32, 'dropout': (0.0, 0.0)}
+    ),
+    client=_epoch(10, 0.1),
+    cohorts=(10,),
+    num_clients=100,
+    mean_size=50,
+    shape=(28, 28, 1),
+    num_classes=10,
+    partition=('iid', {}),
+  ),
+}  # fmt: skip
 
 
 def network(problem: Problem, lowering: str) -> nn.Module:
@@ -92,13 +105,16 @@ def network(problem: Problem, lowering: str) -> nn.Module:
   )
 
 
-def federation(problem: Problem, path: str = '') -> data.Federation:
+def federation(
+  problem: Problem, path: str = '', seed: int = 0
+) -> data.Federation:
   """The problem's data.
 
   Args:
     problem: which.
     path: an npz file with `x_train` and `y_train`, and `client_train` where
       the clients are natural; random pixels and labels when empty.
+    seed: of the partition.
   """
   kind, options = problem.partition
   if path:
@@ -107,7 +123,7 @@ def federation(problem: Problem, path: str = '') -> data.Federation:
   else:
     dataset = _random_pixels(problem)
   parts = data.make_partition(
-    kind, dataset, num_clients=problem.num_clients, seed=0, **options
+    kind, dataset, num_clients=problem.num_clients, seed=seed, **options
   )
   return data.federate(
     dataset.x_train.reshape(-1, *problem.shape),

@@ -19,9 +19,9 @@ Started = tuple[Callable[[int, int], int], float]
 def given(table: np.ndarray) -> types.Sampler:
   """Cohorts by a table `[R, K]`, over and over; its state is the table."""
 
-  def sample(state, federation, key, round):
-    del federation, key
-    return state[round % len(state)], state
+  def sample(hyper, state, draw):
+    del hyper
+    return state[draw.round % len(state)], state
 
   return types.Sampler(lambda federation: jnp.asarray(table), sample)
 

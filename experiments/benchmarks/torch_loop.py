@@ -43,10 +43,20 @@ def mnist_lr() -> nn.Module:
   return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
 
 
+def small_cnn() -> nn.Module:
+  """The twin of a small `fedjax_ls.models.PflCNN`, without dropout."""
+  return nn.Sequential(
+    nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(),
+    nn.MaxPool2d(2), nn.Flatten(),
+    nn.Linear(2304, 32), nn.ReLU(), nn.Linear(32, 10),
+  )  # fmt: skip
+
+
 NETS: dict[str, Callable[..., nn.Module]] = {
   'cifar10_cnn': cifar10_cnn,
   'femnist_ragged': femnist_ragged,
   'mnist_lr': mnist_lr,
+  'small_cnn': small_cnn,
 }
 
 

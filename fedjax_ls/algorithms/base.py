@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from fedjax_ls.cost import Cost
 from fedjax_ls.data.checks import require
 from fedjax_ls.models.base import Model
 from fedjax_ls.models.submodels import Submodels
@@ -39,9 +40,9 @@ class Identity(NamedTuple):
     other_settings: that method's settings.
     client: fields of `hyper.client` that the case needs.
     server: fields of `hyper.server` that the case needs.
-    every_class: whether every client must have examples of every class.
     other_server: fields of `hyper.server` that the other method needs, too.
     rounds: for how many rounds it holds.
+    every_class: whether every client must have examples of every class.
   """
 
   settings: Any
@@ -49,9 +50,9 @@ class Identity(NamedTuple):
   other_settings: Any
   client: dict[str, Any] = {}  # noqa: RUF012
   server: dict[str, Any] = {}  # noqa: RUF012
-  every_class: bool = False
   other_server: dict[str, Any] = {}  # noqa: RUF012
   rounds: int = 3
+  every_class: bool = False
 
 
 class Method(NamedTuple):
@@ -66,13 +67,15 @@ class Method(NamedTuple):
     toy: settings for the contract test.
     identity: a special case that is another method; None for FedAvg, which
       the others come down to.
-    needs_submodels: whether `Parts.submodels` must be given, of the settings'
-      `rates`.
+    needs_submodels: whether `Parts.submodels` must be given.
+    slim_rates: `(settings) -> rates` of those, one a tier.
     shallow: whether those are of several depths, not widths.
     needs_exits: whether the network must have a classifier a stage.
     ranges: of the settings' numbers, `{field: rule}`; see `fedjax_ls.rules`.
     check: `(Config) -> None`, raises `ValueError` with one sentence where the
       rest of a configuration makes no sense with the method.
+    costs: `(settings, costs) -> costs`, what a client of each tier spends on
+      an example and a model, from the costs of the tiers' networks.
   """
 
   name: str
@@ -82,10 +85,14 @@ class Method(NamedTuple):
   toy: Any
   identity: Identity | None
   needs_submodels: bool = False
+  slim_rates: Callable[[Any], tuple[str, ...]] = lambda settings: settings.rates
   shallow: bool = False
   needs_exits: bool = False
   ranges: dict[str, Rule] = {}  # noqa: RUF012
   check: Callable[[Any], None] = lambda config: None
+  costs: Callable[[Any, tuple[Cost, ...]], tuple[Cost, ...]] = (
+    lambda settings, costs: costs
+  )
 
 
 def has_term(name: str) -> Callable[[Any], None]:

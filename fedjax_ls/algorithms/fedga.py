@@ -1,11 +1,11 @@
-"""FedGA: gradient alignment by a displacement at the start of the round."""
+"""FedGA and GradAlign: gradients taken at displaced models."""
 
 import dataclasses
+import functools
 
-import jax
 import optax
 
-from fedjax_ls import local, rules, server
+from fedjax_ls import local, rules, server, transforms
 from fedjax_ls.algorithms.base import Identity, Method, Parts
 from fedjax_ls.algorithms.fedavg import FedAvg
 from fedjax_ls.hyper import Hyper, traced
@@ -21,9 +21,12 @@ class FedGA:
   Attributes:
     beta: length of the displacement along g_i - g, >= 0; half the client
       learning rate in the authors' examples.
+    displace: what is displaced, the `model` (once, at the start of the round)
+      or the point of every local `gradient` (GradAlign).
   """
 
   beta: float = 0.025
+  displace: str = 'model'
 
 
 def fedga(settings: FedGA, parts: Parts) -> Algorithm:
@@ -32,18 +35,24 @@ def fedga(settings: FedGA, parts: Parts) -> Algorithm:
   Two exchanges a round.  With server model x, cohort S, weights w_i:
 
     g_i <- grad f_i(x) over all examples;   g <- weighted mean of g_i over S
-    y_i <- x - beta (g - g_i),  then K local SGD steps on f_i
+    v_i <- -beta (g - g_i)
+    y_i <- x + v_i,  then K steps  y_i <- y_i - a grad f_i(y_i)       (model)
+    y_i <- x,  then K steps  y_i <- y_i - a grad f_i(y_i + v_i)    (gradient)
     x   <- x + server step along the weighted mean of y_i - x
 
   The displacements cancel in the mean because both exchanges use the same
-  weights.  One local step is GradAlign.
+  weights.  With one SGD step both are GradAlign: the mean gradient is that of
+  f + (beta / 2) (weighted mean of |g_i - g|^2) up to O(beta^2).
 
   Args:
-    settings: none is read here; `beta` comes with `hyper.method`.
+    settings: `displace` is structure.
     parts: model and sampler.
 
   Returns:
     The algorithm.  Clients keep no state; g_i lives within the round.
+
+  Raises:
+    ValueError: `displace` is unknown.
 
   References:
     Dandi, Barba, Jaggi. Implicit gradient alignment in distributed and
@@ -54,7 +63,10 @@ def fedga(settings: FedGA, parts: Parts) -> Algorithm:
   `server.weights` serves both.  As there, weight decay enters the local steps
   but not g and g_i.
   """
-  del settings
+  if settings.displace not in ('model', 'gradient'):
+    raise ValueError(
+      f'algorithm.displace is {settings.displace!r}; use model or gradient.'
+    )
   model = parts.model
 
   def gradient(hyper: Hyper, ctx: Ctx) -> Upload:
@@ -66,21 +78,30 @@ def fedga(settings: FedGA, parts: Parts) -> Algorithm:
   def keep_gradient(hyper, state, reduced, stacked, cohort):
     return state._replace(extra=reduced.mean['gradient'])
 
-  def start(hyper: Hyper, ctx: Ctx) -> Start:
-    displaced = jax.tree.map(
-      lambda x, g, own: x - hyper.method.beta * (g - own),
-      ctx.message.params,
-      ctx.message.extra,
-      ctx.carry,
-    )
-    x = ctx.message.params
-    return Start(displaced, ctx.message.stats, anchor=x)
+  def displacement(hyper: Hyper, ctx: Ctx):
+    gap = optax.tree.sub(ctx.carry, ctx.message.extra)
+    return optax.tree.scale(hyper.method.beta, gap)
+
+  def displaced(hyper: Hyper, ctx: Ctx) -> Start:
+    x, v = ctx.message.params, displacement(hyper, ctx)
+    return Start(optax.tree.add(x, v), ctx.message.stats, anchor=x)
+
+  def undisplaced(hyper: Hyper, ctx: Ctx) -> Start:
+    extra = {'displacement': displacement(hyper, ctx)}
+    return Start(ctx.message.params, ctx.message.stats, extra)
+
+  def aligned(hyper: Hyper, ctx: Ctx) -> optax.GradientTransformation:
+    return optax.chain(transforms.grad_align(), local.optimizer(hyper, ctx))
 
   def init(hyper: Hyper, key, federation):
     state = server.start(model, hyper, key)
     return state._replace(extra=optax.tree.zeros_like(state.params)), ()
 
-  client = local.local_sgd(model, start=start, unroll=parts.unroll)
+  build = functools.partial(local.local_sgd, model, unroll=parts.unroll)
+  if settings.displace == 'model':
+    client = build(start=displaced)
+  else:
+    client = build(start=undisplaced, tx=aligned)
   return Algorithm(
     init=init,
     phases=(
@@ -90,6 +111,14 @@ def fedga(settings: FedGA, parts: Parts) -> Algorithm:
     sampler=parts.sampler,
     model=server.global_model,
   )
+
+
+def _check(config) -> None:
+  if config.client.sam and config.algorithm.displace == 'gradient':
+    raise ValueError(
+      'client.sam = True and algorithm.displace = gradient both choose the '
+      'point of the gradient; set one of them off'
+    )
 
 
 METHOD = Method(
@@ -103,4 +132,5 @@ METHOD = Method(
   toy=FedGA(beta=0.05),
   identity=Identity(FedGA(beta=0.0), 'fedavg', FedAvg()),
   ranges={'beta': rules.NOT_NEGATIVE},
+  check=_check,
 )

@@ -12,6 +12,7 @@ import optax
 from fedjax_ls import local, narrow, server
 from fedjax_ls.algorithms.base import Identity, Method, Parts
 from fedjax_ls.algorithms.fedavg import FedAvg
+from fedjax_ls.cost import Cost
 from fedjax_ls.data.checks import require
 from fedjax_ls.hyper import Hyper, traced
 from fedjax_ls.models.base import Model, Outputs, Width
@@ -81,8 +82,8 @@ def splitmix(settings: SplitMix, parts: Parts) -> Algorithm:
   `mixture(...)` takes any leading part of it.
 
   Args:
-    settings: `rates` must be those of `parts.submodels`.
-    parts: model, sampler and submodels of several widths.
+    settings: as above.
+    parts: model, sampler and submodels, all of width `base`.
 
   Returns:
     The algorithm.  Clients keep no state.
@@ -100,13 +101,12 @@ def splitmix(settings: SplitMix, parts: Parts) -> Algorithm:
   The queue follows `model.seed` and goes by the clients' numbers.
   """
   count = _number_of_bases(settings)
-  submodels = narrow.submodels_of(settings.rates, parts)
-  share = Fraction(settings.base)
-  width = Width(share.numerator, share.denominator)
-  module = submodels.full.slim(width)
+  submodels = narrow.submodels_of(_widths(settings), parts)
+  module = submodels.module(0)
   model = with_module(parts.model, module)
-  scaled = module.clone(scaler=width) if settings.scaler else module
-  budgets = jnp.array([int(rate / share) for rate in submodels.rates])
+  scaled = module.clone(scaler=Width(1, count)) if settings.scaler else module
+  rates = exact_rates(settings.rates)
+  budgets = jnp.array([int(rate * count) for rate in rates])
   one = local.local_sgd(with_module(model, scaled), unroll=parts.unroll)
 
   def train(hyper: Hyper, ctx: Ctx, j: Array) -> tuple[Tree, Tree, Array]:
@@ -167,7 +167,7 @@ def splitmix(settings: SplitMix, parts: Parts) -> Algorithm:
     # One network starts as FedAvg's does.
     params, stats = jax.vmap(model.init)(keys if count > 1 else key[None])
     if settings.rescale:
-      params = rescaled(params, submodels.shapes[0], float(share))
+      params = rescaled(params, submodels.shapes[0], 1 / count)
     opt = server.optimizer(hyper.server).init(params)
     seed = jax.random.bits(jax.random.fold_in(key, count), (), jnp.uint32)
     queue = Queue(seed, jnp.zeros((), jnp.uint32))
@@ -180,7 +180,7 @@ def splitmix(settings: SplitMix, parts: Parts) -> Algorithm:
     model=server.global_model,
     network=mixture(
       model,
-      {str(rate): int(rate / share) for rate in submodels.rates if rate < 1},
+      {str(rate): int(rate * count) for rate in rates if rate < 1},
       settings.batch_statistics,
     ),
   )
@@ -272,6 +272,20 @@ def mixture(
   return model._replace(apply=apply, metrics=of_parts(model, some))
 
 
+def _widths(settings: SplitMix) -> tuple[str, ...]:
+  """Each tier's networks have the same width."""
+  return (settings.base,) * len(settings.rates)
+
+
+def _costs(settings: SplitMix, costs: tuple[Cost, ...]) -> tuple[Cost, ...]:
+  """A tier pays for all of its networks."""
+  share = Fraction(settings.base)
+  return tuple(
+    Cost(*(int(rate / share) * value for value in cost))
+    for rate, cost in zip(exact_rates(settings.rates), costs, strict=True)
+  )
+
+
 def _number_of_bases(settings: SplitMix) -> int:
   """1 / base.
 
@@ -312,5 +326,7 @@ METHOD = Method(
   toy=SplitMix(rates=('1', '1/2', '1/2'), base='1/2'),
   identity=Identity(SplitMix(rates=('1',), base='1'), 'fedavg', FedAvg()),
   needs_submodels=True,
+  slim_rates=_widths,
+  costs=_costs,
   check=check,
 )

@@ -1,12 +1,14 @@
 """Pictures of a partition; matplotlib is imported when one is drawn."""
 
+from typing import IO
+
 import numpy as np
 
 # Beyond this many, single clients cannot be read off a picture.
 NAMED_CLIENTS = 50
 
 
-def partition_heatmap(counts: np.ndarray, path: str) -> None:
+def partition_heatmap(counts: np.ndarray, path: str | IO[bytes]) -> None:
   """Writes a PNG of how many rows of each class each client holds.
 
   More than 50 clients are sorted by their largest class, and by its share
@@ -14,7 +16,7 @@ def partition_heatmap(counts: np.ndarray, path: str) -> None:
 
   Args:
     counts: `[C, Y]` class counts, from `statistics`.
-    path: name of the PNG file.
+    path: name of the PNG file, or an open one.
 
   Raises:
     ValueError: matplotlib is not installed.

@@ -1,9 +1,19 @@
 """fedga, one client and one step at a time."""
 
-from tests.oracles.base import ROUNDS, Data, gradient, mean, weights_of
+from tests.oracles import base
+from tests.oracles.base import ROUNDS, Data, mean, weights_of
 
 
-def oracle(p, gradient_of=lambda w, i: gradient):
+def moved(w, v):
+  return [a + b for a, b in zip(w, v, strict=True)]
+
+
+def shifted(gradient, v):
+  """The gradient, taken v away."""
+  return lambda w, x, y: gradient(moved(w, v), x, y)
+
+
+def oracle(p, gradient_of=lambda w, i: base.gradient):
   """`gradient_of(w, i)` is of client i's objective, w the server's model."""
   d, w = Data(p), weights_of(p.state.server.params)
   beta = float(p.hyper.method.beta)
@@ -14,8 +24,12 @@ def oracle(p, gradient_of=lambda w, i: gradient):
     g = mean(own, weights)
     ends = []
     for i, gi in zip(ids, own, strict=True):
-      start = [w[n] - beta * (g[n] - gi[n]) for n in range(2)]
-      end, _ = d.train(start, t, i, gradient=gradient_of(w, i))
-      ends.append(end)
+      v = [beta * (gi[n] - g[n]) for n in range(2)]
+      gradient = gradient_of(w, i)
+      if p.hyper.method.displace == 'model':
+        ends.append(d.train(moved(w, v), t, i, gradient=gradient)[0])
+      else:
+        there = shifted(gradient, v)
+        ends.append(d.train(w, t, i, gradient=there)[0])
     w = mean(ends, weights)
   return w

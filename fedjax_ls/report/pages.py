@@ -1,0 +1,330 @@
+"""A study as a folder of files, and as one page that opens from disk."""
+
+import base64
+import html
+import io
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fedjax_ls import config as config_lib
+from fedjax_ls import data, samples
+from fedjax_ls.report import pictures, tables
+from fedjax_ls.report.selection import ON_TEST, Cell
+from fedjax_ls.report.tables import Table
+from fedjax_ls.study import Record
+from fedjax_ls.writers import Folder
+
+COSTS = {
+  'simulated_seconds': 'simulated seconds',
+  'bytes_up': 'bytes sent to the server',
+  'macs': 'multiply-accumulates',
+}
+
+
+class Section(NamedTuple):
+  """A heading and what is under it.
+
+  Attributes:
+    title: the heading.
+    text: paragraphs.
+    table: None for none.
+    images: `{file name: PNG}`.
+    aside: whether it is long and folded away, on the page alone.
+  """
+
+  title: str
+  text: list[str]
+  table: Table | None = None
+  images: dict[str, bytes] = {}  # noqa: RUF012
+  aside: bool = False
+
+
+def sections(
+  cells: Sequence[Cell], reference: str = '', level: float = 0.95
+) -> list[Section]:
+  """What there is to say about a study.
+
+  Args:
+    cells: of it.
+    reference: label of the row that others are compared with, the first if
+      empty.
+    level: of the confidence intervals.
+
+  Raises:
+    ValueError: there is no row of that name.
+  """
+  rows, _ = tables.labels(cells)
+  reference = reference or rows[0]
+  if reference not in rows:
+    raise ValueError(
+      f'--reference={reference} is no row; choose one of {", ".join(rows)}'
+    )
+  found = [Section('Test accuracy', _how(cells), tables.results(cells))]
+  if len(rows) > 1:
+    found.append(_compared(cells, reference, level))
+  found += _sensitivity(cells, reference)
+  found += _curves(cells, reference)
+  found += _partitions(cells)
+  found.append(
+    Section(
+      'All settings',
+      ["Test accuracy in % at each run's chosen round, finished runs."],
+      tables.settings(cells),
+      aside=True,
+    )
+  )
+  return found
+
+
+def write(
+  title: str, sections: Sequence[Section], out: str | os.PathLike
+) -> list[pathlib.Path]:
+  """Writes `README.md`, `report.html`, `table.tex` and the pictures.
+
+  Returns:
+    The files.
+  """
+  folder = pathlib.Path(out)
+  folder.mkdir(parents=True, exist_ok=True)
+  files = {name: png for s in sections for name, png in s.images.items()}
+  files |= {
+    'README.md': markdown(title, sections).encode(),
+    'report.html': page(title, sections).encode(),
+    'table.tex': latex(sections).encode(),
+  }
+  for name, content in files.items():
+    (folder / name).write_bytes(content)
+  return [folder / name for name in files]
+
+
+def markdown(title: str, sections: Sequence[Section]) -> str:
+  """The report as Markdown, its pictures beside it."""
+  parts = [f'# {title}']
+  for section in sections:
+    if section.aside:
+      continue
+    parts += [f'## {section.title}', *section.text]
+    if section.table is not None:
+      parts.append(tables.markdown(section.table))
+    parts += [f'![{section.title}]({name})' for name in section.images]
+  return '\n\n'.join(parts) + '\n'
+
+
+def latex(sections: Sequence[Section]) -> str:
+  """The tables, each after a comment with its title."""
+  parts = [
+    f'% {s.title}\n{tables.latex(s.table)}\n'
+    for s in sections
+    if s.table is not None and not s.aside
+  ]
+  return '\n'.join(parts)
+
+
+def page(title: str, sections: Sequence[Section]) -> str:
+  """The report as one HTML file without any other."""
+  body = '\n'.join(_html(section) for section in sections)
+  name = html.escape(title)
+  return (
+    '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+    '<meta name="viewport" content="width=device-width">'
+    f'<title>{name}</title><style>{_STYLE}</style></head>\n'
+    f'<body><h1>{name}</h1>\n{body}\n</body></html>\n'
+  )
+
+
+def _html(section: Section) -> str:
+  parts = [f'<p>{html.escape(text)}</p>' for text in section.text]
+  if section.table is not None:
+    parts.append(f'<div class="wide">{tables.to_html(section.table)}</div>')
+  for name, content in section.images.items():
+    text = base64.b64encode(content).decode()
+    label = html.escape(f'{section.title}: {name}')
+    parts.append(f'<img alt="{label}" src="data:image/png;base64,{text}">')
+  inside, heading = '\n'.join(parts), html.escape(section.title)
+  if section.aside:
+    return f'<details><summary>{heading}</summary>\n{inside}</details>'
+  return f'<h2>{heading}</h2>\n{inside}'
+
+
+def _how(cells: Sequence[Cell]) -> list[str]:
+  """How the numbers came about, and what is missing."""
+  tuned = sorted({f for cell in cells for f in cell.setting})
+  chosen = ' and '.join([*tuned, 'round'])
+  hows = {cell.how for cell in cells if cell.how}
+  usual = tables.usual_seeds(cells)
+  spread = (
+    f'mean ± standard deviation of {usual} seeds' if usual > 1 else 'one seed'
+  )
+  text = [f'In %, {spread}.']
+  if hows - {ON_TEST}:
+    text.append(
+      f'The {chosen} were chosen on validation data; the test set is '
+      'reported for what was chosen.'
+    )
+  if ON_TEST in hows:
+    text.append(
+      f'† The {chosen} were chosen on the test set itself, for want of '
+      'validation data (best on test): these numbers flatter.'
+    )
+  if any(cell.personal for cell in cells):
+    text.append(
+      'Own models: each client is judged with its own model on its own share '
+      'of the test set, an easier task than that of the other rows.'
+    )
+  return [*text, *_missing(cells)]
+
+
+def _missing(cells: Sequence[Cell]) -> list[str]:
+  records = {r.path: r for cell in cells for r in cell.records}.values()
+  counts = {
+    status: sum(r.status == status for r in records)
+    for status in ('diverged', 'unfinished', 'stopped')
+  }
+  told = ', '.join(f'{n} {status}' for status, n in counts.items() if n)
+  if not told:
+    return []
+  return [
+    f'Of {len(records)} runs {told}; a setting competes when all its runs are '
+    'finished.'
+  ]
+
+
+def _compared(cells: Sequence[Cell], reference: str, level: float) -> Section:
+  return Section(
+    f'Difference to {reference}',
+    [
+      'In percentage points, seed by seed at the chosen settings: mean '
+      f"[{100 * level:g} % confidence interval, Student's t], and how many "
+      'seeds win, tie and lose.'
+    ],
+    tables.differences(cells, reference, level),
+  )
+
+
+def _sensitivity(cells: Sequence[Cell], reference: str) -> list[Section]:
+  """One section for each tuned number."""
+  numeric = {
+    field: None
+    for cell in cells
+    for field, value in cell.setting.items()
+    if isinstance(value, int | float) and not isinstance(value, bool)
+  }
+  found = []
+  for field in numeric:
+    name = field.rpartition('.')[2]
+    images = _for_columns(
+      cells,
+      f'sensitivity_{name}',
+      lambda cell, field=field: pictures.sensitivity(cell, field),
+      reference,
+      name.replace('_', ' '),
+      log=True,
+    )
+    text = (
+      f'Test accuracy for each {name.replace("_", " ")}, mean and standard '
+      f'deviation over seeds.{_grey(cells, reference)}'
+    )
+    if images:
+      found.append(Section(f'Sensitivity to {field}', [text], images=images))
+  return found
+
+
+def _curves(cells: Sequence[Cell], reference: str) -> list[Section]:
+  found = []
+  for over, name in {'round': 'round', **COSTS}.items():
+    images = _for_columns(
+      cells,
+      f'curves_{over}',
+      lambda cell, over=over: pictures.learning_curve(cell, over),
+      reference,
+      name,
+    )
+    if images:
+      text = (
+        f'Test accuracy over {name} at the chosen settings, mean and standard '
+        f'deviation over seeds.{_grey(cells, reference)}'
+      )
+      found.append(Section(f'Accuracy over {name}', [text], images=images))
+  return found
+
+
+def _grey(cells: Sequence[Cell], reference: str) -> str:
+  many = len(tables.labels(cells)[0]) > len(pictures.COLORS)
+  return f'  Grey: {reference}.' if many else ''
+
+
+def _for_columns(
+  cells, stem, curve_of, reference, xlabel, *, log=False
+) -> dict[str, bytes]:
+  """A picture for each column that has curves, `{file name: PNG}`."""
+  images = {}
+  for column in tables.labels(cells)[1]:
+    curves = {c.row: curve_of(c) for c in cells if c.column == column}
+    figure = pictures.draw(curves, reference, xlabel, log=log)
+    if figure is not None:
+      figure.suptitle(column, fontsize=11)
+      images[_file(stem, column)] = pictures.png(figure)
+  return images
+
+
+def _partitions(cells: Sequence[Cell]) -> list[Section]:
+  """Who owns what, of one run a column."""
+  images: dict[str, bytes] = {}
+  for column in tables.labels(cells)[1]:
+    record = next(c.records[0] for c in cells if c.column == column)
+    file = record.path / 'partition.npz'
+    if not file.exists():
+      continue
+    rows = data.Partition.load(str(file)).train
+    sizes = np.array([len(own) for own in rows])
+    images[_file('clients', column)] = pictures.png(pictures.clients(sizes))
+    counts = _class_counts(record)
+    if counts is not None:
+      images[_file('partition', column)] = _heatmap(counts)
+  text = 'Train rows of the clients, first seed.'
+  return [Section('Clients', [text], images=images)] if images else []
+
+
+def _class_counts(record: Record) -> np.ndarray | None:
+  """`[C, Y]`, None where the data are not here or have no classes."""
+  content = Folder(record.path).read('config.json')
+  try:
+    found = samples.read(config_lib.from_dict(content['config']))
+  except ValueError:
+    return None
+  dataset, partition = found.dataset, found.partition
+  if partition.hash != record.partition or not dataset.num_classes:
+    return None
+  return data.statistics(partition.train, dataset.y_train, dataset.num_classes)
+
+
+def _heatmap(counts: np.ndarray) -> bytes:
+  buffer = io.BytesIO()
+  data.partition_heatmap(counts, buffer)
+  return buffer.getvalue()
+
+
+def _file(stem: str, column: str) -> str:
+  parts = [stem, re.sub(r'[^\w.]+', '_', column).strip('_')]
+  return '_'.join(part for part in parts if part) + '.png'
+
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px;
+  margin: 2em auto; padding: 0 1em; color: #222; background: #fff; }
+h1 { font-size: 1.6em; } h2 { font-size: 1.2em; margin-top: 2em; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 0.92em;
+  font-variant-numeric: tabular-nums; }
+th, td { padding: 0.15em 0.9em 0.15em 0; text-align: left; white-space: nowrap;
+  border-bottom: 1px solid #eee; }
+thead th { border-bottom: 1px solid #222; }
+tbody th { font-weight: 500; }
+img { max-width: 100%; display: block; margin: 1em 0; }
+details { margin-top: 2em; } summary { cursor: pointer; font-weight: 600; }
+"""

@@ -1,0 +1,250 @@
+"""Runs a study, structure by structure."""
+
+import math
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+
+from fedjax_ls import build, loop, rules, train
+from fedjax_ls.checkpoint import Checkpoints, newest
+from fedjax_ls.config import ConfigError
+from fedjax_ls.consistency import require
+from fedjax_ls.sweep import axes, groups, halving, layouts, programs
+from fedjax_ls.sweep.batches import Ready, arguments_of, run_batch, start_state
+from fedjax_ls.sweep.folders import Folders
+from fedjax_ls.sweep.groups import Group
+from fedjax_ls.sweep.point import Point
+from fedjax_ls.sweep.programs import Common
+from fedjax_ls.validate import check_range
+from fedjax_ls.writers import Folder
+
+# Points at a time on a CPU: as many as keep all their parameters in the cache.
+CPU_POINTS, CPU_BYTES = 8, 1_250_000
+
+
+class Options(NamedTuple):
+  """How a study runs.
+
+  Attributes:
+    points_at_once: on each device, 0 to choose.
+    devices: that points spread over, 0 for all.
+    halving: `(round, settings that go on)`, see `halving`.
+  """
+
+  points_at_once: int = 0
+  devices: int = 1
+  halving: tuple[tuple[int, int], ...] = ()
+
+
+def run(
+  points: list[Point],
+  workdir: str | os.PathLike,
+  options: Options = Options(),  # noqa: B008
+) -> dict[str, list[Point]]:
+  """Runs what is not done yet.
+
+  Each point gets a folder in `WORKDIR/points` with the files of a single run,
+  which can also be continued as one.
+
+  Args:
+    points: the study, or the part of it for this machine.
+    workdir: its folder.
+    options: how to run it.
+
+  Returns:
+    `{'finished' | 'diverged' | 'stopped': points}`.
+
+  Raises:
+    ConfigError: something does not fit, or a folder holds another run.
+    fedjax_ls.loop.OutOfMemory: a single point does not fit a device.
+  """
+  halving.check(points, options.halving)
+  _check(options)
+  folders = Folders(workdir)
+  members = groups.structures([p for p in points if not folders.over(p)])
+  for later in members[1:]:  # before hours are spent on the first
+    groups.prepare(later)
+  alive = points
+  stopped: list[Point] = []
+  for until, keep in (*options.halving, (0, 0)):
+    _run_until(alive, folders, options, until)
+    if keep:
+      alive, out = halving.survivors(alive, folders, until, keep)
+      stopped += out
+  diverged = [p for p in points if p not in stopped and _diverged(p, folders)]
+  finished = [p for p in points if p not in (*stopped, *diverged)]
+  return {'finished': finished, 'diverged': diverged, 'stopped': stopped}
+
+
+def share(points: list[Point], index: int, of: int) -> list[Point]:
+  """The share of one of several machines, with few structures on each.
+
+  Raises:
+    ConfigError: there is no such share.
+  """
+  if not 0 <= index < of:
+    raise ConfigError(
+      f'--index={index} --of={of} is no share; choose --index in 0..--of - 1'
+    )
+  ordered = [p for members in groups.structures(points) for p in members]
+  return ordered[index * len(ordered) // of : (index + 1) * len(ordered) // of]
+
+
+def _run_until(
+  points: list[Point], folders: Folders, options: Options, until: int
+) -> None:
+  """Runs all points up to round `until`, or to their last one for 0."""
+  structures = groups.structures(points)
+  for i, members in enumerate(structures):
+    todo = [p for p in members if not folders.over(p)]
+    done = {p.id: folders.done(p) for p in todo}
+    to = until or members[0].config.rounds
+    for point in todo:
+      if done[point.id] >= to == point.config.rounds:
+        _complete(point, folders)
+    todo = [p for p in todo if done[p.id] < to]
+    if not todo:
+      continue
+    print(
+      f'structure {i + 1} of {len(structures)}{axes.which(members, points)}'
+    )
+    if axes.alone(todo[0].config):
+      _one_by_one(todo, folders)
+      continue
+    stored = _stored(folders.of(todo[0]))
+    for group in groups.prepare(todo, stored):
+      _run_group(group, done, folders, options, to)
+
+
+def _run_group(
+  group: Group,
+  done: dict[str, int],
+  folders: Folders,
+  options: Options,
+  until: int,
+) -> None:
+  """Compiles once, then runs batch after batch."""
+  ready = fitting(group, done, options)
+  layout = ready.layout
+  print(
+    f'{len(group.points)} points, {math.prod(layout)} at a time on '
+    f'{layout.devices} devices; compiled in {ready.compiled.seconds:.1f} s',
+    flush=True,
+  )
+  for batch in layouts.deal(group, group.points, done, layout):
+    run_batch(ready, batch, folders, until)
+
+
+def fitting(group: Group, done: dict[str, int], options: Options) -> Ready:
+  """Compiles for as many points at a time as fit, or as `options` say."""
+  on_cpu = jax.default_backend() == 'cpu'
+  automatic = not options.points_at_once
+  at_once = options.points_at_once or (
+    _cached_points(group) if on_cpu else len(group.points)
+  )
+  clients = group.job.execution.mesh is not None
+  devices = 1 if clients else options.devices or jax.local_device_count()
+  sizes = layouts.sizes(group, group.points, done)
+  while True:
+    layout = layouts.choose(
+      sizes, devices, at_once, mixed=not (on_cpu and automatic)
+    )
+    batch = layouts.deal(group, group.points, done, layout)[0]
+    with loop.memory_named(None):
+      common = programs.put_common(
+        Common(group.x, group.y, group.tests), group, layout
+      )
+    # Only shapes are read, so the state of one point stands for all.
+    start = start_state(group, batch.points[0], common)
+    states = {point.id: start for point in batch.points}
+    arguments = arguments_of(group, batch, layout, common, states)
+    smaller = _smaller_chunk(group)
+    try:
+      compiled = programs.compile_group(group, layout, arguments)
+      needed: float = compiled.memory
+    except loop.OutOfMemory as error:
+      if at_once > 1 and not automatic:
+        raise loop.OutOfMemory(
+          f'{at_once} points at a time do not fit the memory; use '
+          f'--points_at_once={at_once // 2}'
+        ) from error
+      if at_once == 1 and smaller is group:
+        raise
+      needed = math.inf
+    budget = build.MEMORY_SHARE * build.free_bytes()
+    last = at_once == 1 and smaller is group
+    if needed <= budget or last or not automatic:
+      return Ready(group, layout, compiled, common)
+    if at_once == 1:
+      group = smaller
+    most = at_once if needed == math.inf else at_once * budget / needed
+    at_once = max(1, min(at_once // 2, int(most)))
+
+
+def _smaller_chunk(group: Group) -> Group:
+  """With half the clients at a time, where they are free to choose."""
+  execution = group.job.execution
+  if not group.clients[0].plan.shrinks or execution.chunk == 1:
+    return group
+  execution = execution._replace(chunk=execution.chunk // 2)
+  return group._replace(job=group.job._replace(execution=execution))
+
+
+def _cached_points(group: Group) -> int:
+  params, _ = jax.eval_shape(group.job.model.init, jax.random.key(0))
+  size = sum(p.size * p.dtype.itemsize for p in jax.tree.leaves(params))
+  return min(max(CPU_BYTES // size, 1), CPU_POINTS)
+
+
+def _one_by_one(points: list[Point], folders: Folders) -> None:
+  """Single runs, for what cannot run together."""
+  for point in points:
+    path = folders.of(point)
+    print(f'point {path.name}', flush=True)
+    try:
+      train.train(point.config, path)
+    except loop.Diverged as error:
+      folder = Folder(path)
+      now = newest(folder.checkpoints)
+      note = {'diverged': {'round': now, 'what': str(error)}}
+      train.conclude(point.config, folder, note)
+
+
+def _complete(point: Point, folders: Folders) -> None:
+  """Writes what a stop right after the last checkpoint has left out."""
+  folder = Folder(folders.of(point))
+  with folder.locked():
+    checkpoints = Checkpoints(folder.checkpoints, point.config.writers.keep)
+    done = newest(folder.checkpoints)
+    train.finished(point.config, folder, checkpoints, done)
+    checkpoints.close()
+    train.conclude(point.config, folder)
+
+
+def _diverged(point: Point, folders: Folders) -> bool:
+  summary = Folder(folders.of(point)).read('summary.json') or {}
+  return 'diverged' in summary
+
+
+def _stored(path: pathlib.Path) -> dict[str, Any] | None:
+  """What an earlier start resolved to."""
+  content = Folder(path).read('config.json') if path.exists() else None
+  return content['resolved'] if content else None
+
+
+def _check(options: Options) -> None:
+  for name in ('points_at_once', 'devices'):
+    check_range(f'--{name}', getattr(options, name), rules.NOT_NEGATIVE)
+  require(
+    jax.process_count() == 1,
+    f'a study runs in one process but there are {jax.process_count()}; give '
+    'each machine a share of the points, --index=I --of=N',
+  )
+  require(
+    options.devices <= jax.local_device_count(),
+    f'--devices={options.devices} is more than the '
+    f'{jax.local_device_count()} devices of this machine; choose fewer, or 0 '
+    'for all',
+  )

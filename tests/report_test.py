@@ -1,0 +1,220 @@
+"""Reports of a study that was written by hand, against numbers from NumPy."""
+
+import base64
+import json
+import math
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import fedjax_ls as fl
+from fedjax_ls import config as config_lib
+from fedjax_ls import data, report, study
+from tests.messages_test import says
+
+ROWS = {
+  'FedAvg': {'algorithm': 'fedavg'},
+  'LN': {'algorithm': 'fedavg', 'model.norm': 'ln'},
+}
+COLUMNS = {
+  'one class': {'partition.kind': 'classes'},
+  'Dir': {'partition.kind': 'dirichlet'},
+}
+
+
+def point(root, kind, norm, rate, seed, curves, method='fedavg', **more):
+  """A folder as a run leaves it; `curves` are `[(validation, test)]`."""
+  config = fl.Config(
+    seed=seed,
+    rounds=5 * len(curves),
+    partition=config_lib.Partition(kind=kind, num_clients=2),
+    model=config_lib.Model(norm=norm),
+    algorithm=fl.algorithms.find(method).settings(),
+    client=fl.Client(learning_rate=rate),
+  )
+  folder = root / 'points' / f'{kind}-{norm}-{rate}-{seed}-{method}'
+  folder.mkdir(parents=True)
+  parts = [np.arange(3), np.arange(3, 10)]
+  data.Partition(parts, []).save(str(folder / 'partition.npz'))
+  content = {
+    'config': config_lib.to_dict(config),
+    'seeds': config_lib.seeds(config),
+    'partition': {'hash': f'{kind} {seed}'},
+  }
+  (folder / 'config.json').write_text(json.dumps(content))
+  lines = []
+  for i, (validation, test) in enumerate(curves):
+    line = {'round': 5 * i + 5, 'test/accuracy': test}
+    line |= {} if validation is None else {'validation/accuracy': validation}
+    line |= {k: f(validation, test) for k, f in more.items()}
+    lines.append(json.dumps(line) + '\n')
+  (folder / 'metrics.jsonl').write_text(''.join(lines))
+
+
+@pytest.fixture
+def workdir(tmp_path):
+  for seed, gain in enumerate((0.00, 0.03, 0.01)):
+    # On validation, rate 0.1 and round 5 win everywhere; on test they lose.
+    for kind in ('classes', 'dirichlet'):
+      for norm, base in (('none', 0.5), ('ln', 0.6)):
+        test = base + gain * (2 if norm == 'ln' else 1)
+        good = [(0.8, test), (0.7, 0.95)]
+        bad = [(0.4, test + 0.2), (0.3, 0.99)]
+        point(tmp_path, kind, norm, 0.1, seed, good)
+        point(tmp_path, kind, norm, 0.3, seed, bad)
+  return tmp_path
+
+
+def cells_of(workdir, **more):
+  found = report.cells(study.read(workdir), ROWS, COLUMNS, **more)
+  return {(cell.row, cell.column): cell for cell in found}
+
+
+def test_point_and_round_are_chosen_on_validation(workdir):
+  cells = cells_of(workdir)
+  assert list(cells) == [(row, column) for row in ROWS for column in COLUMNS]
+  for (row, _), cell in cells.items():
+    expected = {'FedAvg': [0.50, 0.53, 0.51], 'LN': [0.60, 0.66, 0.62]}[row]
+    assert cell.setting == {'client.learning_rate': 0.1}
+    assert cell.rounds == [5, 5, 5]
+    assert cell.how == 'selected_on_validation'
+    np.testing.assert_allclose(cell.values, expected)
+    assert cell.std == pytest.approx(np.std(expected, ddof=1))
+
+
+def test_the_choice_on_test_is_marked(tmp_path):
+  for rate, test in ((0.1, 0.5), (0.3, 0.7)):
+    point(tmp_path, 'iid', 'ln', rate, 0, [(None, test), (None, 0.2)])
+  (cell,) = report.cells(study.read(tmp_path))
+  assert (cell.setting, cell.rounds) == ({'client.learning_rate': 0.3}, [5])
+  text = report.markdown('T', report.sections([cell]))
+  assert '| fedavg | 70.0† | 0.3 | 5 |' in text
+  assert 'these numbers flatter' in text
+  assert 'validation data; the' not in text
+
+
+def test_results_as_text(workdir):
+  table = report.results(list(cells_of(workdir).values()))
+  lines = report.tables.markdown(table).splitlines()
+  assert lines == [
+    '|  | one class | learning rate | round | Dir | learning rate | round |',
+    '|---|---|---|---|---|---|---|',
+    '| FedAvg | 51.3 ± 1.5 | 0.1 | 5 | 51.3 ± 1.5 | 0.1 | 5 |',
+    '| LN | **62.7 ± 3.1** | 0.1 | 5 | **62.7 ± 3.1** | 0.1 | 5 |',
+  ]
+  tex = report.tables.latex(table)
+  assert r'LN & \textbf{62.7 $\pm$ 3.1} & 0.1 & 5 &' in tex
+
+
+def test_differences_have_students_interval(workdir):
+  cells = list(cells_of(workdir).values())
+  table = report.differences(cells, 'FedAvg', 0.9)
+  gaps = 100 * (np.array([0.60, 0.66, 0.62]) - [0.50, 0.53, 0.51])
+  half = stats.t.ppf(0.95, 2) * np.std(gaps, ddof=1) / math.sqrt(3)
+  text = f'{gaps.mean():+.1f} [{gaps.mean() - half:+.1f}, '
+  assert table.rows[0][1].startswith(text)
+  assert table.rows == [['LN', *2 * [table.rows[0][1], '3/0/0']]]
+  assert report.differences(cells, 'LN').rows[0][2] == '0/0/3'
+
+
+def test_what_is_not_finished_does_not_compete(workdir):
+  # Best of all on validation, but with one seed; and one that has diverged.
+  point(workdir, 'classes', 'ln', 0.5, 0, [(0.99, 0.1), (0.9, 0.1)])
+  folder = workdir / 'points' / 'dirichlet-ln-0.1-1-fedavg'
+  (folder / 'summary.json').write_text('{"diverged": {"round": 5}}')
+  cells = cells_of(workdir)
+  chosen = {'client.learning_rate': 0.1}
+  assert cells['LN', 'one class'].setting == chosen
+  assert cells['LN', 'Dir'].setting == {'client.learning_rate': 0.3}
+  text = report.markdown('T', report.sections(list(cells.values())))
+  assert 'Of 25 runs 1 diverged' in text
+
+
+def test_labels_come_from_what_differs(workdir):
+  for seed in range(3):
+    point(workdir, 'classes', 'none', 0.1, seed, [(0.5, 0.5)] * 2, 'fedprox')
+  cells = report.cells(study.read(workdir))
+  assert report.tables.labels(cells) == (
+    ['fedavg, norm=ln', 'fedavg, norm=none', 'fedprox, norm=none'],
+    ['kind=classes', 'kind=dirichlet'],
+  )
+  with says("'a' and 'b'", 'one more setting'):
+    two = {'a': {'model.norm': 'ln'}, 'b': {'algorithm': 'fedavg'}}
+    report.cells(study.read(workdir), two)
+
+
+def test_clients_with_their_own_models_stand_apart(tmp_path):
+  for seed in range(2):
+    # The own models are best at round 10, the global one at round 5.
+    point(
+      tmp_path, 'classes', 'none', 0.1, seed, [(0.8, 0.8), (0.9, 0.9)],
+      'fedrod',
+      **{
+        'test/global_accuracy': lambda _, test: 0.9 - test,
+        'validation/global_accuracy': lambda validation, _: 1 - validation,
+      },
+    )  # fmt: skip
+  own, shared = report.cells(study.read(tmp_path), {'FedROD': {}})
+  assert (own.row, own.rounds, own.personal) == (
+    'FedROD (own models)', [10, 10], True,
+  )  # fmt: skip
+  assert (shared.row, shared.rounds) == ('FedROD (global model)', [5, 5])
+  np.testing.assert_allclose(shared.values, 0.1)
+  assert report.results([own, shared]).bold == set()
+
+
+def test_curves(workdir):
+  cell = cells_of(workdir)['LN', 'Dir']
+  curve = report.learning_curve(cell)
+  np.testing.assert_allclose(curve.x, [5, 10])
+  np.testing.assert_allclose(curve.mean, [0.626667, 0.95], rtol=1e-5)
+  np.testing.assert_allclose(
+    curve.std, [np.std([0.6, 0.66, 0.62], ddof=1), 0], atol=1e-9
+  )
+  assert report.learning_curve(cell, 'bytes_up') is None
+  curve = report.sensitivity(cell, 'client.learning_rate')
+  np.testing.assert_allclose(curve.x, [0.1, 0.3])
+  np.testing.assert_allclose(curve.mean, [0.626667, 0.826667], rtol=1e-5)
+
+
+def test_many_rows_get_a_panel_each():
+  curve = report.Curve(np.arange(2), np.zeros(2), np.zeros(2))
+  seven = {str(i): curve for i in range(7)}
+  assert len(report.draw(seven, '0', 'round').axes) == 1
+  axes = report.draw({**seven, '7': curve}, '0', 'round').axes
+  assert [len(a.lines) for a in axes[:8]] == [1, *7 * [2]]
+  assert report.draw({'0': None}, '0', 'round') is None
+
+
+def test_the_command_writes_one_page_that_needs_nothing_else(workdir):
+  config = workdir / 'labels.py'
+  config.write_text(
+    '"""A study of two."""\nimport fedjax_ls as fl\n'
+    f'ROWS = {ROWS!r}\nCOLUMNS = {COLUMNS!r}\n'
+    'def get_config(method="fedavg"):\n  return fl.Config()\n'
+  )
+  command = [sys.executable, '-m', 'experiments.report', f'--workdir={workdir}']
+  done = subprocess.run(
+    [*command, f'--config={config}'], capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
+  folder = workdir / 'report'
+  page = (folder / 'report.html').read_text()
+  assert '<h1>A study of two</h1>' in page
+  images = re.findall(r'<img [^>]*src="([^"]*)"', page)
+  assert len(images) == 6  # sensitivity, curves and clients, twice
+  for image in images:
+    assert base64.b64decode(image.split(',')[1])[1:4] == b'PNG'
+  assert 'href' not in page
+  text = (folder / 'README.md').read_text()
+  for name in re.findall(r'\]\((.*?)\)', text):
+    assert (folder / name).stat().st_size < 100_000
+  done = subprocess.run(
+    [*command, '--reference=FN'], capture_output=True, text=True
+  )
+  assert done.returncode == 2
+  assert '--reference=FN is no row; choose one of' in done.stderr
