@@ -14,8 +14,10 @@ from fedjax_ls.models import (
   MLP,
   Model,
   Outputs,
+  depth_submodels,
   flax_model,
   width_submodels,
+  with_exits,
 )
 from fedjax_ls.simulation import Result, fit
 from fedjax_ls.types import Algorithm, Execution, Phase, State
@@ -42,10 +44,12 @@ __all__ = [
   'State',
   'algorithms',
   'data',
+  'depth_submodels',
   'federate',
   'fit',
   'flax_model',
   'models',
   'samplers',
   'width_submodels',
+  'with_exits',
 ]

@@ -25,15 +25,20 @@ def networks(config: Config, dataset: Dataset, lowering: str) -> Networks:
   net = models.make_net(
     settings.name, **_net_options(config, dataset, lowering)
   )
+  method = algorithms.METHODS[config_lib.method_name(config)]
+  if method.needs_exits:
+    net = models.with_exits(net)
   example = dataset.x_train[:1]
   model = models.flax_model(
     net, example, loss=settings.loss, **_images(config.data, example.shape)
   )
-  method = algorithms.METHODS[config_lib.method_name(config)]
   if not method.needs_submodels:
     return Networks(net, model, None)
-  rates = config.algorithm.rates
-  return Networks(net, model, models.width_submodels(net, example, rates))
+  parts_of = (
+    models.depth_submodels if method.shallow else models.width_submodels
+  )
+  rates = method.slim_rates(config.algorithm)
+  return Networks(net, model, parts_of(net, example, rates))
 
 
 def _images(
