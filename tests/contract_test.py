@@ -151,7 +151,9 @@ def test_chunks_and_devices_change_nothing(name):
     assert_close(results(toy.run(p, **execution)), expected)
 
 
-@every_method
+# One phase, two, a loop over models, client states: the debug mode maps all
+# methods alike, and slowly.
+@pytest.mark.parametrize('name', ['fedavg', 'fedga', 'ifca', 'scaffold'])
 def test_debug_mode_computes_the_same(name):
   p, _ = problem_and_program(name)
   go = round_lib.run_rounds
