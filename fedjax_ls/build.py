@@ -16,6 +16,7 @@ from fedjax_ls import (
   loop,
   models,
   samplers,
+  uplinks,
 )
 from fedjax_ls import clock as clock_lib
 from fedjax_ls import config as config_lib
@@ -128,7 +129,7 @@ def prepare(config: Config, stored: dict[str, Any] | None = None) -> Experiment:
 def numbers(config: Config) -> hyper.Hyper:
   """All numbers of a configuration, as arrays."""
   settings = hyper.Hyper(
-    config.client, config.server, config.algorithm, config.loss
+    config.client, config.server, config.algorithm, config.loss, config.uplink
   )
   return loop.numbers(settings)
 
@@ -198,7 +199,8 @@ def _algorithm(config: Config, nets: Networks) -> round_lib.Algorithm:
   who = sampler(config.sampler)
   unroll = config.execution.unroll
   parts = algorithms.Parts(nets.model, who, unroll, nets.submodels)
-  return method.build(config.algorithm, parts)
+  algorithm = method.build(config.algorithm, parts)
+  return uplinks.through(algorithm, config.uplink)
 
 
 def _clocked(

@@ -217,6 +217,7 @@ class Config:
     client: what a client does.
     loss: what its loss has beside the model's own.
     server: what the server does.
+    uplink: what an update goes through on its way to the server.
     sampler: who takes part.
     clock: how fast the clients are, to simulate time.
     execution: how it is computed.
@@ -235,6 +236,7 @@ class Config:
   client: hyper.Client = dataclasses.field(default_factory=hyper.Client)
   loss: hyper.Loss = dataclasses.field(default_factory=hyper.Loss)
   server: hyper.Server = dataclasses.field(default_factory=hyper.Server)
+  uplink: hyper.Uplink = dataclasses.field(default_factory=hyper.Uplink)
   sampler: Sampler = dataclasses.field(default_factory=Sampler)
   clock: Clock = dataclasses.field(default_factory=Clock)
   execution: Execution = dataclasses.field(default_factory=Execution)

@@ -131,6 +131,33 @@ class Loss:
   alpha: float = 0.5
 
 
+@traced
+@dataclasses.dataclass
+class Uplink:
+  """What a client's update goes through on its way to the server.
+
+  Attributes:
+    links: of `fedjax_ls.links.LINKS`, in that order; () to send the update
+      as it is and count nothing.
+    clip_norm: largest norm of an update after `clip`, > 0.
+    noise: standard deviation of `noise`, in units of `clip_norm`, >= 0.
+    keep: share of the entries that `top_k` sends, in (0, 1].
+    levels: of `qsgd`, a whole number >= 1.
+    per_layer: whether `top_k`, `qsgd` and `sign` treat each parameter array by
+      itself and not the update as one vector.
+    error_feedback: whether a client keeps what was lost and adds it to its
+      next update.
+  """
+
+  links: tuple[str, ...] = ()
+  clip_norm: float = 1.0
+  noise: float = 0.0
+  keep: float = 0.01
+  levels: float = 1.0
+  per_layer: bool = False
+  error_feedback: bool = False
+
+
 class Hyper(NamedTuple):
   """All settings a round reads; `method` is the method's own dataclass."""
 
@@ -138,6 +165,7 @@ class Hyper(NamedTuple):
   server: Server
   method: Any
   loss: Loss = Loss()
+  uplink: Uplink = Uplink()
 
 
 # How a part reads a number of its own from `Hyper`.

@@ -20,6 +20,24 @@ SERVER_OPTIMIZERS = {
   'yogi': _REDDI,
 }
 NORMS = {'fn': _ZHANG, 'ln': _ZHANG}
+_EF = (
+  'Karimireddy, Rebjock, Stich, Jaggi. Error feedback fixes SignSGD and other '
+  'gradient compression schemes. ICML 2019.'
+)
+LINKS = {
+  'noise': (
+    'McMahan, Ramage, Talwar, Zhang. Learning differentially private '
+    'recurrent language models. ICLR 2018.'
+  ),
+  'top_k': (
+    'Stich, Cordonnier, Jaggi. Sparsified SGD with memory. NeurIPS 2018.'
+  ),
+  'qsgd': (
+    'Reisizadeh et al. FedPAQ: a communication-efficient federated learning '
+    'method with periodic averaging and quantization. AISTATS 2020.'
+  ),
+  'sign': _EF,
+}
 # Methods whose papers brought what any method can have.
 METHODS_OF = {
   'proximal': 'fedprox',
@@ -45,6 +63,8 @@ def references(config: Config) -> list[str]:
     (NORMS, config.model.norm),
   ):
     found += [table[name]] if name in table else []
+  found += [LINKS[name] for name in config.uplink.links if name in LINKS]
+  found += [_EF] if config.uplink.error_feedback else []
   parts = [*config.loss.terms, config.loss.calibration]
   parts += ['sam'] if config.client.sam else []
   for part in parts:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedjax_ls import algorithms, consistency, loop, rules, samplers
+from fedjax_ls import algorithms, consistency, loop, rules, samplers, uplinks
 from fedjax_ls import hyper as hyper_lib
 from fedjax_ls.config import Config
 from fedjax_ls.data.federation import Federation
@@ -45,6 +45,7 @@ def fit(
   client: hyper_lib.Client | None = None,
   server: hyper_lib.Server | None = None,
   loss: hyper_lib.Loss | None = None,
+  uplink: hyper_lib.Uplink | None = None,
   sampler: Sampler | None = None,
   submodels: Submodels | None = None,
   rounds: int = 100,
@@ -64,6 +65,7 @@ def fit(
     client: what a client does.
     server: what the server does.
     loss: what a client's loss has beside the model's own.
+    uplink: what an update goes through on its way to the server.
     sampler: who takes part, everyone by default.
     submodels: slim versions of the model, for methods that need them.
     rounds: rounds in all.
@@ -103,6 +105,7 @@ def fit(
       client=client or hyper_lib.Client(),
       server=server or hyper_lib.Server(),
       loss=loss or hyper_lib.Loss(),
+      uplink=uplink or hyper_lib.Uplink(),
     )
   )
   check_range('execution.chunk', execution.chunk, rules.COUNT)
@@ -118,13 +121,20 @@ def fit(
     model, sampler or samplers.everyone(), submodels=submodels
   )
   algorithm = kind.build(config.algorithm, parts)
+  algorithm = uplinks.through(algorithm, config.uplink)
   if algorithm.personal is not None and len(test) == 2:
     raise ValueError(
       f'method {kind.name!r} judges each client by a model of its own but '
       'test = (x, y) names no clients; give (x, y, rows of each client)'
     )
   numbers = loop.numbers(
-    hyper_lib.Hyper(config.client, config.server, config.algorithm, config.loss)
+    hyper_lib.Hyper(
+      config.client,
+      config.server,
+      config.algorithm,
+      config.loss,
+      config.uplink,
+    )
   )
   tests = {'test': loop.evaluation_set(test[0], test[1], federation, *test[2:])}
   consistency.check_own_models(kind, algorithm.personal, tests)

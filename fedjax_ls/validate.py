@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-from fedjax_ls import algorithms, calibrations, losses, rules
+from fedjax_ls import algorithms, calibrations, links, losses, rules, uplinks
 from fedjax_ls import config as config_lib
 from fedjax_ls.config import Config, ConfigError
 from fedjax_ls.consistency import check_batches, require
@@ -111,6 +111,14 @@ RANGES: dict[str, rules.Rule] = {
   'server.b2': rules.SHARE,
   'server.tau': rules.POSITIVE,
   'server.v0': rules.NOT_NEGATIVE,
+  'uplink.links': links.RULE,
+  'uplink.clip_norm': rules.POSITIVE,
+  'uplink.noise': rules.NOT_NEGATIVE,
+  'uplink.keep': (lambda v: 0 < v <= 1, 'choose it in (0, 1]'),
+  'uplink.levels': (
+    lambda v: v >= 1 and v == int(v),
+    'choose a whole number, 1 or more',
+  ),
   'sampler.cohort_size': rules.COUNT,
   'clock.macs_per_second': rules.SPEEDS,
   'clock.down': rules.SPEEDS,
@@ -260,6 +268,7 @@ def _check_together(config: Config) -> None:
     f'sampler.cohort_size = {config.sampler.cohort_size} is more than '
     f'partition.num_clients = {config.partition.num_clients}; lower it',
   )
+  config_lib.sentence(uplinks.check, config.uplink, config.server)
   _check_samples(config)
   method = algorithms.METHODS[config_lib.method_name(config)]
   if method.needs_submodels:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_ls import algorithms, hyper, types
+from fedjax_ls import algorithms, hyper, types, uplinks
 from fedjax_ls import round as round_lib
 from fedjax_ls.data import Federation, federate
 from fedjax_ls.models import MLP, Model, flax_model, width_submodels
@@ -94,11 +94,14 @@ def problem(
   client=None,
   server=None,
   loss=None,
+  uplink=None,
   every_class: bool = False,
 ) -> Problem:
-  """The toy problem for a method; fields of client, server and loss by dict."""
+  """The toy problem for a method; fields of client, server, loss and
+  uplink by dict."""
   method = algorithms.find(name)
   settings = method.toy if settings is None else settings
+  sent = dataclasses.replace(hyper.Uplink(), **(uplink or {}))
   numbers = jax.tree.map(
     lambda a: jnp.asarray(a, float),
     hyper.Hyper(
@@ -106,6 +109,7 @@ def problem(
       dataclasses.replace(hyper.Server(), **(server or {})),
       settings,
       dataclasses.replace(hyper.Loss(), **(loss or {})),
+      sent,
     ),
   )
   data = jax.tree.map(jnp.asarray, federation(every_class))
@@ -116,7 +120,7 @@ def problem(
     given(),
     submodels=width_submodels(net(), example, rates),
   )
-  algorithm = method.build(settings, parts)
+  algorithm = uplinks.through(method.build(settings, parts), sent)
   key = jax.random.key(1)
   state = round_lib.init(algorithm, numbers, data, key, seed=0)
   return Problem(algorithm, numbers, data, state)
