@@ -138,10 +138,11 @@ def _personal(algorithm, model, hyper, state, federation, test, batch_size):
 
   def client(args):
     own, rows, size = args
-    state_of_client, train_rows, train_size, labels, tier = own
+    state_of_client, train_rows, train_size, labels, tier, number = own
     ctx = Ctx(
       state.server, state_of_client, (), federation.x, federation.y,
       train_rows, train_size, labels, tier, jax.random.key(0), state.round,
+      number,
     )  # fmt: skip
     params, stats = algorithm.personal(hyper, ctx)
 
@@ -164,6 +165,6 @@ def _personal(algorithm, model, hyper, state, federation, test, batch_size):
 
   own = (
     state.clients, federation.index, federation.size, federation.labels,
-    federation.tier,
+    federation.tier, jnp.arange(len(federation.size)),
   )  # fmt: skip
   return jax.lax.map(client, (own, test.index, test.size))

@@ -200,6 +200,7 @@ def exchange(
       tier=slots.tier,
       key=jax.vmap(jax.random.fold_in, (0, None))(keys, left),
       round=state.round,
+      id=slots.ids,
     )
     live = slots.ids < population
     summed, metrics, (stacked, clients, carry) = map_clients(

@@ -30,6 +30,7 @@ class Ctx(NamedTuple):
     tier: index of the client's resource tier.
     key: random key of (round, client, phase).
     round: number of the round, from 0.
+    id: number of the client, C for a dead slot.
   """
 
   message: Tree
@@ -43,6 +44,7 @@ class Ctx(NamedTuple):
   tier: Array
   key: Array
   round: Array
+  id: Array
 
 
 class Weighted(NamedTuple):

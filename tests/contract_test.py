@@ -69,6 +69,8 @@ def test_agrees_with_its_oracle(name):
   [
     ('scaffold', {'option': 'gradient'}),
     ('ifca', {'option': 'gradients'}),
+    ('ifca', {'own': ('classifier',)}),
+    ('ifca', {'own': ('classifier',), 'option': 'gradients'}),
     ('feddecorr', {'scale': 'code'}),
     ('fedrs', {'graded': True}),
   ],

@@ -156,4 +156,5 @@ def ctx(p: Problem, client: int) -> types.Ctx:
     tier=data.tier[client],
     key=jax.random.key(client),
     round=state.round,
+    id=jnp.asarray(client),
   )
