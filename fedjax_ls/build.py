@@ -9,12 +9,14 @@ import jax
 
 from fedjax_ls import (
   algorithms,
+  attacks,
   consistency,
   data,
   hosted,
   hyper,
   loop,
   models,
+  robust,
   samplers,
   uplinks,
 )
@@ -83,7 +85,7 @@ def prepare(config: Config, stored: dict[str, Any] | None = None) -> Experiment:
     config, stored or {}, len(partition.train)
   )
   nets = sentence(networks, config, dataset, resolved['execution.conv'])
-  algorithm = sentence(_algorithm, config, nets)
+  algorithm = sentence(_algorithm, config, nets, len(partition.train))
   federation = sentence(_federation, config, samples, nets)
   sentence(consistency.check_model, nets.model, federation)
   spent: tuple[Cost, ...] = ()
@@ -129,7 +131,12 @@ def prepare(config: Config, stored: dict[str, Any] | None = None) -> Experiment:
 def numbers(config: Config) -> hyper.Hyper:
   """All numbers of a configuration, as arrays."""
   settings = hyper.Hyper(
-    config.client, config.server, config.algorithm, config.loss, config.uplink
+    config.client,
+    config.server,
+    config.algorithm,
+    config.loss,
+    config.uplink,
+    config.attack,
   )
   return loop.numbers(settings)
 
@@ -194,13 +201,17 @@ def largest_chunk(
   return divisors[max(fitting - 1, 0)]
 
 
-def _algorithm(config: Config, nets: Networks) -> round_lib.Algorithm:
+def _algorithm(
+  config: Config, nets: Networks, population: int
+) -> round_lib.Algorithm:
   method = algorithms.METHODS[config_lib.method_name(config)]
   who = sampler(config.sampler)
   unroll = config.execution.unroll
   parts = algorithms.Parts(nets.model, who, unroll, nets.submodels)
   algorithm = method.build(config.algorithm, parts)
-  return uplinks.through(algorithm, config.uplink)
+  algorithm = attacks.under(algorithm, config.attack, population)
+  algorithm = uplinks.through(algorithm, config.uplink)
+  return robust.reduced(algorithm, config.server)
 
 
 def _clocked(
@@ -232,7 +243,7 @@ def _federation(
   dataset, parts = samples.dataset, samples.partition.train
   federation = data.federate(
     dataset.x_train,
-    dataset.y_train,
+    attacks.labels(config.attack, dataset, parts),
     parts,
     num_classes=dataset.num_classes or None,
   )

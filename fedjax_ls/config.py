@@ -218,6 +218,7 @@ class Config:
     loss: what its loss has beside the model's own.
     server: what the server does.
     uplink: what an update goes through on its way to the server.
+    attack: which clients lie, and how.
     sampler: who takes part.
     clock: how fast the clients are, to simulate time.
     execution: how it is computed.
@@ -237,6 +238,7 @@ class Config:
   loss: hyper.Loss = dataclasses.field(default_factory=hyper.Loss)
   server: hyper.Server = dataclasses.field(default_factory=hyper.Server)
   uplink: hyper.Uplink = dataclasses.field(default_factory=hyper.Uplink)
+  attack: hyper.Attack = dataclasses.field(default_factory=hyper.Attack)
   sampler: Sampler = dataclasses.field(default_factory=Sampler)
   clock: Clock = dataclasses.field(default_factory=Clock)
   execution: Execution = dataclasses.field(default_factory=Execution)

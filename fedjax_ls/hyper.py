@@ -93,6 +93,10 @@ class Server:
     v0: initial second moment, >= 0.
     bias_correction: divide moments by `1 - b ** t`; the paper does not.
     weights: clients count by `size` (n_k) or `uniform`.
+    reduction: how the clients' updates become one, `mean` or a rule of
+      `fedjax_ls.robust.RULES`.
+    byzantine: share of a cohort that may lie, which those rules allow for, in
+      [0, 0.5).
   """
 
   optimizer: str = 'sgd'
@@ -104,6 +108,8 @@ class Server:
   v0: float = 0.0
   bias_correction: bool = False
   weights: str = 'size'
+  reduction: str = 'mean'
+  byzantine: float = 0.2
 
 
 @traced
@@ -158,6 +164,23 @@ class Uplink:
   error_feedback: bool = False
 
 
+@traced
+@dataclasses.dataclass
+class Attack:
+  """Clients that lie: the first ones of the population.
+
+  Attributes:
+    kind: `none`, `label_flip` (they learn class Y - 1 - y for class y) or
+      `sign_flip` (they send their update times `-scale`).
+    share: share of the clients that lie, rounded, in [0, 1].
+    scale: of `sign_flip`, > 0.
+  """
+
+  kind: str = 'none'
+  share: float = 0.2
+  scale: float = 1.0
+
+
 class Hyper(NamedTuple):
   """All settings a round reads; `method` is the method's own dataclass."""
 
@@ -166,6 +189,7 @@ class Hyper(NamedTuple):
   method: Any
   loss: Loss = Loss()
   uplink: Uplink = Uplink()
+  attack: Attack = Attack()
 
 
 # How a part reads a number of its own from `Hyper`.

@@ -38,6 +38,24 @@ LINKS = {
   ),
   'sign': _EF,
 }
+_YIN = (
+  'Yin, Chen, Ramchandran, Bartlett. Byzantine-robust distributed learning: '
+  'towards optimal statistical rates. ICML 2018.'
+)
+_BLANCHARD = (
+  'Blanchard, El Mhamdi, Guerraoui, Stainer. Machine learning with '
+  'adversaries: Byzantine tolerant gradient descent. NeurIPS 2017.'
+)
+REDUCTIONS = {
+  'median': _YIN,
+  'trimmed_mean': _YIN,
+  'krum': _BLANCHARD,
+  'multi_krum': _BLANCHARD,
+  'geometric_median': (
+    'Pillutla, Kakade, Harchaoui. Robust aggregation for federated learning. '
+    'IEEE TSP 2022.'
+  ),
+}
 # Methods whose papers brought what any method can have.
 METHODS_OF = {
   'proximal': 'fedprox',
@@ -61,6 +79,7 @@ def references(config: Config) -> list[str]:
   for table, name in (
     (SERVER_OPTIMIZERS, config.server.optimizer),
     (NORMS, config.model.norm),
+    (REDUCTIONS, config.server.reduction),
   ):
     found += [table[name]] if name in table else []
   found += [LINKS[name] for name in config.uplink.links if name in LINKS]

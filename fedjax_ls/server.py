@@ -8,15 +8,11 @@ import optax
 
 from fedjax_ls import hyper as hyper_lib
 from fedjax_ls import transforms
-from fedjax_ls.data.checks import require
 from fedjax_ls.data.federation import Federation
 from fedjax_ls.models.base import Model
 from fedjax_ls.types import Cohort, Ctx, Reduced
 
 Tree = Any
-
-# Most bytes of updates that a rule may hold side by side.
-MOST_BYTES = 2 << 30
 
 
 class ServerState(NamedTuple):
@@ -167,22 +163,3 @@ def move(
 def where(held: Tree, new: Tree, old: Tree) -> Tree:
   """`new` where `held`, else `old`, leaf by leaf."""
   return jax.tree.map(jnp.where, held, new, old)
-
-
-def check_stack(field: str, stacked: Tree) -> None:
-  """Refuses more updates side by side than a device should hold.
-
-  Args:
-    field: what asks for them, as in `server.reduction = median`.
-    stacked: the updates, `[K, ...]`.
-
-  Raises:
-    ValueError: they take more than `MOST_BYTES`.
-  """
-  leaves = jax.tree.leaves(stacked)
-  size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-  require(
-    size <= MOST_BYTES,
-    f'{field} holds the updates of {len(leaves[0])} clients side by side, '
-    f'{size} bytes, more than {MOST_BYTES}; use a smaller cohort or network',
-  )

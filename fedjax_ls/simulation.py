@@ -5,7 +5,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedjax_ls import algorithms, consistency, loop, rules, samplers, uplinks
+from fedjax_ls import (
+  algorithms,
+  consistency,
+  loop,
+  robust,
+  rules,
+  samplers,
+  uplinks,
+)
 from fedjax_ls import hyper as hyper_lib
 from fedjax_ls.config import Config
 from fedjax_ls.data.federation import Federation
@@ -122,6 +130,7 @@ def fit(
   )
   algorithm = kind.build(config.algorithm, parts)
   algorithm = uplinks.through(algorithm, config.uplink)
+  algorithm = robust.reduced(algorithm, config.server)
   if algorithm.personal is not None and len(test) == 2:
     raise ValueError(
       f'method {kind.name!r} judges each client by a model of its own but '

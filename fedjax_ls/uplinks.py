@@ -145,6 +145,36 @@ def epsilon(
   return float(accountant.get_epsilon(delta))
 
 
+def update_of(named: str, upload: Upload) -> tuple[Tree, Tree]:
+  """The change of the model in an upload, and which entries of it count.
+
+  Args:
+    named: the setting that asks for it.
+    upload: with `delta`, summed or stacked.
+
+  Raises:
+    ValueError: the method sends no such thing.
+  """
+  if 'delta' in upload.summed:
+    change, weight = upload.summed['delta']
+    return change, _held(change, weight)
+  require(
+    isinstance(upload.stacked, dict) and 'delta' in upload.stacked,
+    f'{named} needs a method whose clients send a change of the model by the '
+    'name of delta; use another method',
+  )
+  change = upload.stacked['delta']
+  return change, _held(change, 1.0)
+
+
+def with_update(upload: Upload, change: Tree) -> Upload:
+  """The upload with another change of the model."""
+  if 'delta' in upload.summed:
+    sent = upload.summed['delta']._replace(value=change)
+    return upload._replace(summed=upload.summed | {'delta': sent})
+  return upload._replace(stacked=upload.stacked | {'delta': change})
+
+
 def _phase(phase: Phase, at: int, last: bool, feedback: bool) -> Phase:
   """A phase whose client counts its bits, and in the last one compresses.
 
@@ -177,7 +207,7 @@ def _send(
   """The upload that arrives, what is lost by now, and the update's bits."""
   if 'noise' in settings.links:
     _check_private(settings, upload)
-  change, held = _update(settings, upload)
+  change, held = update_of(f'uplink.links = {settings.links!r}', upload)
   if lost is not None:
     missing = _shaped(lost, change)
     change = jax.tree.map(jnp.add, change, missing)
@@ -188,7 +218,7 @@ def _send(
       lambda h, c, a, e: jnp.where(h, c - a, e), held, change, arrived, missing
     )
     lost = _shaped(left, lost)
-  return _with_update(upload, arrived), lost, packet.size
+  return with_update(upload, arrived), lost, packet.size
 
 
 def _arriving(
@@ -216,27 +246,6 @@ def _arriving(
   return jax.tree.unflatten(tree, arrived), packet
 
 
-def _update(settings: Settings, upload: Upload) -> tuple[Tree, Tree]:
-  """The change of the model in an upload, and which entries count."""
-  if 'delta' in upload.summed:
-    change, weight = upload.summed['delta']
-    return change, _held(change, weight)
-  require(
-    isinstance(upload.stacked, dict) and 'delta' in upload.stacked,
-    f'uplink.links = {settings.links!r} needs a method whose clients send a '
-    'change of the model by the name of delta; use another method, or ()',
-  )
-  change = upload.stacked['delta']
-  return change, _held(change, 1.0)
-
-
-def _with_update(upload: Upload, change: Tree) -> Upload:
-  if 'delta' in upload.summed:
-    sent = upload.summed['delta']._replace(value=change)
-    return upload._replace(summed=upload.summed | {'delta': sent})
-  return upload._replace(stacked=upload.stacked | {'delta': change})
-
-
 def _others(upload: Upload, but_delta: bool) -> Array | float:
   """Number of entries that are sent besides the update."""
   count: Array | float = 0.0
@@ -245,7 +254,7 @@ def _others(upload: Upload, but_delta: bool) -> Array | float:
       count = count + links_lib.count(jax.tree.leaves(_held(value, weight)))
   stacked = upload.stacked
   if but_delta and isinstance(stacked, dict):
-    stacked = {k: v for k, v in stacked.items() if k != 'delta'}
+    stacked = {k: v for k, v in stacked.items() if k not in ('delta', 'weight')}
   return count + sum(jnp.size(leaf) for leaf in jax.tree.leaves(stacked))
 
 

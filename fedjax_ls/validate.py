@@ -4,7 +4,16 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-from fedjax_ls import algorithms, calibrations, links, losses, rules, uplinks
+from fedjax_ls import (
+  algorithms,
+  attacks,
+  calibrations,
+  links,
+  losses,
+  robust,
+  rules,
+  uplinks,
+)
 from fedjax_ls import config as config_lib
 from fedjax_ls.config import Config, ConfigError
 from fedjax_ls.consistency import check_batches, require
@@ -35,6 +44,8 @@ NAMES: dict[str, Iterable[str]] = {
     'sgd', 'momentum', 'damped_momentum', 'adagrad', 'adam', 'yogi',
   ),
   'server.weights': ('size', 'uniform'),
+  'server.reduction': ('mean', *robust.RULES),
+  'attack.kind': attacks.KINDS,
   'sampler.name': ('everyone', 'uniform'),
   'execution.conv': ('auto', *conv.LOWERINGS),
   'execution.data': ('device', 'host'),
@@ -111,6 +122,9 @@ RANGES: dict[str, rules.Rule] = {
   'server.b2': rules.SHARE,
   'server.tau': rules.POSITIVE,
   'server.v0': rules.NOT_NEGATIVE,
+  'server.byzantine': (lambda v: 0 <= v < 0.5, 'choose it in [0, 0.5)'),
+  'attack.share': (lambda v: 0 <= v <= 1, 'choose it in [0, 1]'),
+  'attack.scale': rules.POSITIVE,
   'uplink.links': links.RULE,
   'uplink.clip_norm': rules.POSITIVE,
   'uplink.noise': rules.NOT_NEGATIVE,
@@ -269,6 +283,7 @@ def _check_together(config: Config) -> None:
     f'partition.num_clients = {config.partition.num_clients}; lower it',
   )
   config_lib.sentence(uplinks.check, config.uplink, config.server)
+  config_lib.sentence(robust.check, config.server)
   _check_samples(config)
   method = algorithms.METHODS[config_lib.method_name(config)]
   if method.needs_submodels:

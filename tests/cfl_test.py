@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fedjax_ls as fl
-from fedjax_ls import build, clusters, config, local, loop, server
+from fedjax_ls import build, clusters, config, local, loop, server, stacked
 from fedjax_ls import round as round_lib
 from fedjax_ls.algorithms.cfl import CFL, METHOD
 from fedjax_ls.algorithms.ifca import Ifca
@@ -139,11 +139,8 @@ def test_wrong_rules_are_noticed(monkeypatch, mutant):
   if mutant == 'mean':
     monkeypatch.setattr(server, 'client_weight', lambda *_: jnp.ones(()))
   else:
-    from fedjax_ls.algorithms import cfl
-
-    wrong = lambda change: -true(change)  # noqa: E731
-    true = cfl.gram
-    monkeypatch.setattr(cfl, 'gram', wrong)
+    true = stacked.gram
+    monkeypatch.setattr(stacked, 'gram', lambda change: -true(change))
   assert difference(with_everyone(SPLITTING))[0] > 1e-4
 
 
@@ -206,7 +203,7 @@ def test_planted_groups_are_found_and_new_clients_find_theirs(tmp_path):
 
 
 def test_updates_that_are_too_large_are_refused(monkeypatch):
-  monkeypatch.setattr(server, 'MOST_BYTES', 100)
+  monkeypatch.setattr(stacked, 'MOST_BYTES', 100)
   with pytest.raises(ValueError, match=r'method cfl holds .* 672 bytes') as e:
     toy.problem('cfl')
   assert '\n' not in str(e.value)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_ls import algorithms, hyper, types, uplinks
+from fedjax_ls import algorithms, attacks, hyper, robust, types, uplinks
 from fedjax_ls import round as round_lib
 from fedjax_ls.data import Federation, federate
 from fedjax_ls.models import MLP, Model, flax_model, width_submodels
@@ -95,12 +95,14 @@ def problem(
   server=None,
   loss=None,
   uplink=None,
+  attack=None,
   every_class: bool = False,
 ) -> Problem:
-  """The toy problem for a method; fields of client, server, loss and
-  uplink by dict."""
+  """The toy problem for a method; fields of client, server, loss,
+  uplink and attack by dict."""
   method = algorithms.find(name)
   settings = method.toy if settings is None else settings
+  lied = dataclasses.replace(hyper.Attack(), **(attack or {}))
   sent = dataclasses.replace(hyper.Uplink(), **(uplink or {}))
   numbers = jax.tree.map(
     lambda a: jnp.asarray(a, float),
@@ -110,6 +112,7 @@ def problem(
       settings,
       dataclasses.replace(hyper.Loss(), **(loss or {})),
       sent,
+      lied,
     ),
   )
   data = jax.tree.map(jnp.asarray, federation(every_class))
@@ -120,7 +123,10 @@ def problem(
     given(),
     submodels=width_submodels(net(), example, rates),
   )
-  algorithm = uplinks.through(method.build(settings, parts), sent)
+  algorithm = method.build(settings, parts)
+  algorithm = attacks.under(algorithm, lied, len(SIZES))
+  algorithm = uplinks.through(algorithm, sent)
+  algorithm = robust.reduced(algorithm, numbers.server)
   key = jax.random.key(1)
   state = round_lib.init(algorithm, numbers, data, key, seed=0)
   return Problem(algorithm, numbers, data, state)

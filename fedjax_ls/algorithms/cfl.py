@@ -9,6 +9,7 @@ import optax
 
 from fedjax_ls import clusters as clusters_lib
 from fedjax_ls import local, mapping, rules, server
+from fedjax_ls import stacked as stacked_lib
 from fedjax_ls.algorithms.base import Identity, Method, Parts
 from fedjax_ls.algorithms.fedavg import FedAvg
 from fedjax_ls.clusters import Clusters
@@ -116,10 +117,10 @@ def cfl(settings: CFL, parts: Parts) -> Algorithm:
     )
 
   def step(hyper: Hyper, state, reduced, stacked, cohort: Cohort):
-    change, tree = stacked['delta'], state.extra
-    server.check_stack('method cfl', change)
     live = cohort.ids < cohort.population
-    weight = jnp.where(live, stacked['weight'], 0)
+    stacked_lib.check_size('method cfl', stacked['delta'])
+    stacked = stacked_lib.only(live, stacked)
+    change, weight, tree = stacked['delta'], stacked['weight'], state.extra
     split = splits(hyper.method, tree, cohort, change, weight)
     state = inherit(hyper, state, split.origin)
     members = jnp.arange(most)[:, None] == split.here[None]
@@ -138,7 +139,7 @@ def cfl(settings: CFL, parts: Parts) -> Algorithm:
     """All splits of a round, of clusters that there were before it."""
     live = cohort.ids < cohort.population
     known = jnp.minimum(cohort.ids, cohort.population - 1)
-    products = gram(change)
+    products = stacked_lib.gram(change)
     norm = jnp.sqrt(jnp.diagonal(products))
     unit = jnp.where(norm > 0, 1 / jnp.where(norm > 0, norm, 1), 0)
     cosine = products * unit[:, None] * unit[None]
@@ -239,17 +240,6 @@ def cfl(settings: CFL, parts: Parts) -> Algorithm:
       ctx.message.params, ctx.message.stats, ctx.message.extra.of, ctx
     ),
   )
-
-
-def gram(change: Tree) -> Array:
-  """`[K, K]` scalar products of updates `[K, ...]`, at least float32."""
-
-  def leaf(a):
-    a = a.reshape(len(a), -1)
-    a = a.astype(jnp.promote_types(a.dtype, jnp.float32))
-    return jnp.matmul(a, a.T, precision=jax.lax.Precision.HIGHEST)
-
-  return sum(leaf(a) for a in jax.tree.leaves(change))
 
 
 def _mean_of(member: Array, unit: Array) -> Array:
