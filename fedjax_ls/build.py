@@ -12,6 +12,7 @@ from fedjax_ls import (
   attacks,
   consistency,
   data,
+  finetune,
   hosted,
   hyper,
   loop,
@@ -211,7 +212,8 @@ def _algorithm(
   algorithm = method.build(config.algorithm, parts)
   algorithm = attacks.under(algorithm, config.attack, population)
   algorithm = uplinks.through(algorithm, config.uplink)
-  return robust.reduced(algorithm, config.server)
+  algorithm = robust.reduced(algorithm, config.server)
+  return finetune.tuned(algorithm, nets.model, config.fine_tune)
 
 
 def _clocked(

@@ -209,6 +209,8 @@ class Config:
     train_seed: of cohorts, batches and noise; -1 for `seed`.
     rounds: rounds in all; a finished run continues when it grows.
     eval_every: rounds between evaluations.
+    fine_tune: local steps that each client takes before it is judged, 0 for
+      none.
     data: which samples.
     partition: who owns them.
     tiers: who has which resources.
@@ -229,6 +231,7 @@ class Config:
   train_seed: int = -1
   rounds: int = 200
   eval_every: int = 10
+  fine_tune: int = 0
   data: Data = dataclasses.field(default_factory=Data)
   partition: Partition = dataclasses.field(default_factory=Partition)
   tiers: Tiers = dataclasses.field(default_factory=Tiers)

@@ -67,6 +67,7 @@ RANGES: dict[str, rules.Rule] = {
   'model.seed': rules.OWN_SEED,
   'rounds': rules.COUNT,
   'eval_every': rules.COUNT,
+  'fine_tune': rules.NOT_NEGATIVE,
   'data.validation': rules.SHARE,
   'data.sequence_length': rules.COUNT,
   'data.alpha': rules.NOT_NEGATIVE,
