@@ -52,6 +52,13 @@ AXES: dict[str, Options] = {
     name: {'server.optimizer': name}
     for name in ('sgd', 'momentum', 'adagrad', 'adam', 'yogi')
   },
+  'uplink': {
+    'plain': {},
+    'qsgd': {'uplink.links': ('qsgd',), 'uplink.levels': 4.0},
+    'bfloat16': {'uplink.links': ('bfloat16',)},
+    'clip-top_k': {'uplink.links': ('clip', 'top_k'), 'uplink.keep': 0.2},
+    'sign': {'uplink.links': ('sign',), 'uplink.error_feedback': True},
+  },
   'sampler': {
     'everyone': {},
     **{

@@ -7,7 +7,15 @@ configuration, with files, checkpoints and resume, is `train.train`.
 from fedjax_ls import algorithms, data, models, samplers
 from fedjax_ls.config import Config, ConfigError
 from fedjax_ls.data import Federation, federate
-from fedjax_ls.hyper import Client, Hyper, Loss, Sampler, Server
+from fedjax_ls.hyper import (
+  Attack,
+  Client,
+  Hyper,
+  Loss,
+  Sampler,
+  Server,
+  Uplink,
+)
 from fedjax_ls.loop import Diverged, OutOfMemory
 from fedjax_ls.models import (
   CNN,
@@ -26,6 +34,7 @@ __all__ = [
   'CNN',
   'MLP',
   'Algorithm',
+  'Attack',
   'Client',
   'Config',
   'ConfigError',
@@ -42,6 +51,7 @@ __all__ = [
   'Sampler',
   'Server',
   'State',
+  'Uplink',
   'algorithms',
   'data',
   'depth_submodels',

@@ -12,14 +12,18 @@ import numpy as np
 from fedjax_ls import (
   accounting,
   algorithms,
+  attacks,
   consistency,
   data,
+  finetune,
   hosted,
   hyper,
   local,
   loop,
   models,
+  robust,
   samplers,
+  uplinks,
 )
 from fedjax_ls import clock as clock_lib
 from fedjax_ls import config as config_lib
@@ -120,7 +124,7 @@ def plan(config: Config, stored: dict[str, Any] | None = None) -> Plan:
     config, stored or {}, len(partition.train)
   )
   nets = sentence(networks, config, dataset, resolved['execution.conv'])
-  algorithm = sentence(_algorithm, config, nets)
+  algorithm = sentence(_algorithm, config, nets, len(partition.train))
   federation = sentence(_federation, config, samples, nets)
   sentence(consistency.check_model, nets.model, federation)
   method = algorithms.METHODS[config_lib.method_name(config)]
@@ -183,6 +187,8 @@ def settings(config: Config) -> hyper.Hyper:
     config.algorithm,
     config.loss,
     config.sampler,
+    config.uplink,
+    config.attack,
   )
 
 
@@ -239,12 +245,18 @@ def largest_chunk(
   return divisors[max(fitting - 1, 0)]
 
 
-def _algorithm(config: Config, nets: Networks) -> round_lib.Algorithm:
+def _algorithm(
+  config: Config, nets: Networks, population: int
+) -> round_lib.Algorithm:
   method = algorithms.METHODS[config_lib.method_name(config)]
   who = samplers.make(config.sampler, nets.model)
   unroll = config.execution.unroll
   parts = algorithms.Parts(nets.model, who, unroll, nets.submodels)
-  return method.build(config.algorithm, parts)
+  algorithm = method.build(config.algorithm, parts)
+  algorithm = attacks.under(algorithm, config.attack, population)
+  algorithm = uplinks.through(algorithm, config.uplink)
+  algorithm = robust.reduced(algorithm, config.server)
+  return finetune.tuned(algorithm, nets.model, config.fine_tune)
 
 
 def _clocked(
@@ -281,7 +293,7 @@ def _federation(
   dataset, parts = samples.dataset, samples.partition.train
   federation = data.federate(
     dataset.x_train,
-    dataset.y_train,
+    attacks.labels(config.attack, dataset, parts),
     parts,
     num_classes=dataset.num_classes or None,
   )

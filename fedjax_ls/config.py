@@ -216,6 +216,8 @@ class Config:
     train_seed: of cohorts, batches and noise; -1 for `seed`.
     rounds: rounds in all; a finished run continues when it grows.
     eval_every: rounds between evaluations.
+    fine_tune: local steps that each client takes before it is judged, 0 for
+      none.
     data: which samples.
     partition: who owns them.
     tiers: who has which resources.
@@ -224,6 +226,8 @@ class Config:
     client: what a client does.
     loss: what its loss has beside the model's own.
     server: what the server does.
+    uplink: what an update goes through on its way to the server.
+    attack: which clients lie, and how.
     sampler: who takes part.
     clock: how fast the clients are, to simulate time and count what they
       spend.
@@ -236,6 +240,7 @@ class Config:
   train_seed: int = -1
   rounds: int = 200
   eval_every: int = 10
+  fine_tune: int = 0
   data: Data = dataclasses.field(default_factory=Data)
   partition: Partition = dataclasses.field(default_factory=Partition)
   tiers: Tiers = dataclasses.field(default_factory=Tiers)
@@ -244,6 +249,8 @@ class Config:
   client: hyper.Client = dataclasses.field(default_factory=hyper.Client)
   loss: hyper.Loss = dataclasses.field(default_factory=hyper.Loss)
   server: hyper.Server = dataclasses.field(default_factory=hyper.Server)
+  uplink: hyper.Uplink = dataclasses.field(default_factory=hyper.Uplink)
+  attack: hyper.Attack = dataclasses.field(default_factory=hyper.Attack)
   sampler: Sampler = dataclasses.field(default_factory=Sampler)
   clock: Clock = dataclasses.field(default_factory=Clock)
   execution: Execution = dataclasses.field(default_factory=Execution)

@@ -76,7 +76,9 @@ def diagnose(
     return Upload(stacked=_client(model, hyper, ctx, trained, test))
 
   phase = training._replace(
-    client=client, server=lambda hyper, server, reduced, stacked, _: stacked
+    client=client,
+    server=lambda hyper, server, reduced, stacked, _: stacked,
+    alone=None,
   )
   looking = algorithm._replace(phases=(*algorithm.phases[:-1], phase))
   execution = execution._replace(chunk=1, debug=False)

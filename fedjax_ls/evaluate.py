@@ -202,10 +202,11 @@ def _by_client(
 
   def client(args):
     own, rows, size = args
-    state_of_client, train_rows, train_size, labels, tier = own
+    state_of_client, train_rows, train_size, labels, tier, number = own
     ctx = Ctx(
       state.server, state_of_client, (), federation.x, federation.y,
       train_rows, train_size, labels, tier, jax.random.key(0), state.round,
+      number,
     )  # fmt: skip
     params, stats = personal(hyper, ctx)
 
@@ -234,6 +235,6 @@ def _by_client(
 
   own = (
     state.clients, federation.index, federation.size, federation.labels,
-    federation.tier,
+    federation.tier, jnp.arange(len(federation.size)),
   )  # fmt: skip
   return jax.lax.map(client, (own, test.index, test.size))

@@ -93,6 +93,10 @@ class Server:
     v0: initial second moment, >= 0.
     bias_correction: divide moments by `1 - b ** t`; the paper does not.
     weights: clients count by `size` (n_k) or `uniform`.
+    reduction: how the clients' updates become one, `mean` or a rule of
+      `fedjax_ls.robust.RULES`.
+    byzantine: share of a cohort that may lie, which those rules allow for, in
+      [0, 0.5).
   """
 
   optimizer: str = 'sgd'
@@ -104,6 +108,8 @@ class Server:
   v0: float = 0.0
   bias_correction: bool = False
   weights: str = 'size'
+  reduction: str = 'mean'
+  byzantine: float = 0.2
 
 
 @traced
@@ -183,6 +189,50 @@ class Sampler:
   availability: str = ''
 
 
+@traced
+@dataclasses.dataclass
+class Uplink:
+  """What a client's update goes through on its way to the server.
+
+  Attributes:
+    links: of `fedjax_ls.links.LINKS`, in that order; () to send the update
+      as it is and count nothing.
+    clip_norm: largest norm of an update after `clip`, > 0.
+    noise: standard deviation of `noise`, in units of `clip_norm`, >= 0.
+    keep: share of the entries that `top_k` sends, in (0, 1].
+    levels: of `qsgd`, a whole number >= 1.
+    per_layer: whether `top_k`, `qsgd` and `sign` treat each parameter array by
+      itself and not the update as one vector.
+    error_feedback: whether a client keeps what was lost and adds it to its
+      next update.
+  """
+
+  links: tuple[str, ...] = ()
+  clip_norm: float = 1.0
+  noise: float = 0.0
+  keep: float = 0.01
+  levels: float = 1.0
+  per_layer: bool = False
+  error_feedback: bool = False
+
+
+@traced
+@dataclasses.dataclass
+class Attack:
+  """Clients that lie: the first ones of the population.
+
+  Attributes:
+    kind: `none`, `label_flip` (they learn class Y - 1 - y for class y) or
+      `sign_flip` (they send their update times `-scale`).
+    share: share of the clients that lie, rounded, in [0, 1].
+    scale: of `sign_flip`, > 0.
+  """
+
+  kind: str = 'none'
+  share: float = 0.2
+  scale: float = 1.0
+
+
 class Hyper(NamedTuple):
   """All settings a round reads; `method` is the method's own dataclass."""
 
@@ -191,6 +241,8 @@ class Hyper(NamedTuple):
   method: Any
   loss: Loss = Loss()
   sampler: Sampler = Sampler()
+  uplink: Uplink = Uplink()
+  attack: Attack = Attack()
 
 
 # How a part reads a number of its own from `Hyper`.

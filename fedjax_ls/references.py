@@ -20,6 +20,42 @@ SERVER_OPTIMIZERS = {
   'yogi': _REDDI,
 }
 NORMS = {'fn': _ZHANG, 'ln': _ZHANG}
+_EF = (
+  'Karimireddy, Rebjock, Stich, Jaggi. Error feedback fixes SignSGD and other '
+  'gradient compression schemes. ICML 2019.'
+)
+LINKS = {
+  'noise': (
+    'McMahan, Ramage, Talwar, Zhang. Learning differentially private '
+    'recurrent language models. ICLR 2018.'
+  ),
+  'top_k': (
+    'Stich, Cordonnier, Jaggi. Sparsified SGD with memory. NeurIPS 2018.'
+  ),
+  'qsgd': (
+    'Reisizadeh et al. FedPAQ: a communication-efficient federated learning '
+    'method with periodic averaging and quantization. AISTATS 2020.'
+  ),
+  'sign': _EF,
+}
+_YIN = (
+  'Yin, Chen, Ramchandran, Bartlett. Byzantine-robust distributed learning: '
+  'towards optimal statistical rates. ICML 2018.'
+)
+_BLANCHARD = (
+  'Blanchard, El Mhamdi, Guerraoui, Stainer. Machine learning with '
+  'adversaries: Byzantine tolerant gradient descent. NeurIPS 2017.'
+)
+REDUCTIONS = {
+  'median': _YIN,
+  'trimmed_mean': _YIN,
+  'krum': _BLANCHARD,
+  'multi_krum': _BLANCHARD,
+  'geometric_median': (
+    'Pillutla, Kakade, Harchaoui. Robust aggregation for federated learning. '
+    'IEEE TSP 2022.'
+  ),
+}
 # Methods whose papers brought what any method can have.
 METHODS_OF = {
   'proximal': 'fedprox',
@@ -45,8 +81,11 @@ def references(config: Config) -> list[str]:
   for table, name in (
     (SERVER_OPTIMIZERS, config.server.optimizer),
     (NORMS, config.model.norm),
+    (REDUCTIONS, config.server.reduction),
   ):
     found += [table[name]] if name in table else []
+  found += [LINKS[name] for name in config.uplink.links if name in LINKS]
+  found += [_EF] if config.uplink.error_feedback else []
   parts = [*config.loss.terms, config.loss.calibration]
   parts += ['sam'] if config.client.sam else []
   for part in parts:

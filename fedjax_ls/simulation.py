@@ -5,7 +5,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedjax_ls import algorithms, consistency, evaluate, loop, rules, samplers
+from fedjax_ls import (
+  algorithms,
+  consistency,
+  evaluate,
+  loop,
+  robust,
+  rules,
+  samplers,
+  uplinks,
+)
 from fedjax_ls import hyper as hyper_lib
 from fedjax_ls.config import Config, Partition
 from fedjax_ls.data.federation import Federation
@@ -45,6 +54,7 @@ def fit(
   client: hyper_lib.Client | None = None,
   server: hyper_lib.Server | None = None,
   loss: hyper_lib.Loss | None = None,
+  uplink: hyper_lib.Uplink | None = None,
   sampler: Sampler | hyper_lib.Sampler | None = None,
   submodels: Submodels | None = None,
   rounds: int = 100,
@@ -64,6 +74,7 @@ def fit(
     client: what a client does.
     server: what the server does.
     loss: what a client's loss has beside the model's own.
+    uplink: what an update goes through on its way to the server.
     sampler: who takes part, by settings or as a sampler of one's own;
       everyone by default.
     submodels: slim versions of the model, for methods that need them.
@@ -108,6 +119,7 @@ def fit(
       server=server or hyper_lib.Server(),
       loss=loss or hyper_lib.Loss(),
       sampler=named or hyper_lib.Sampler(),
+      uplink=uplink or hyper_lib.Uplink(),
     )
   )
   check_range('execution.chunk', execution.chunk, rules.COUNT)
@@ -123,6 +135,8 @@ def fit(
   who = own or samplers.make(config.sampler, model)
   parts = algorithms.Parts(model, who, submodels=submodels)
   algorithm = kind.build(config.algorithm, parts)
+  algorithm = uplinks.through(algorithm, config.uplink)
+  algorithm = robust.reduced(algorithm, config.server)
   if algorithm.personal is not None and len(test) == 2:
     raise ValueError(
       f'method {kind.name!r} judges each client by a model of its own but '
@@ -135,6 +149,7 @@ def fit(
       config.algorithm,
       config.loss,
       config.sampler,
+      config.uplink,
     )
   )
   tests = {'test': loop.evaluation_set(test[0], test[1], federation, *test[2:])}

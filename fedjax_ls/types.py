@@ -31,6 +31,7 @@ class Ctx(NamedTuple):
     tier: index of the client's resource tier.
     key: random key of (round, client, phase).
     round: number of the round, from 0.
+    id: number of the client, C for a dead slot.
     rank: how many of the cohort have a smaller number.
   """
 
@@ -45,6 +46,7 @@ class Ctx(NamedTuple):
   tier: Array
   key: Array
   round: Array
+  id: Array
   rank: Array | int = 0
 
 
@@ -147,6 +149,10 @@ class Slots(NamedTuple):
   place: Any
 
 
+# `(hyper, Ctx) -> Upload`, what one client does.
+ClientFunction = Callable[[Any, Ctx], Upload]
+
+
 class Phase(NamedTuple):
   """One exchange between server and clients.
 
@@ -162,6 +168,14 @@ class Phase(NamedTuple):
   client: Callable[[Any, Ctx], Upload]
   server: Callable[[Any, Tree, Reduced, Tree, Cohort], Tree]
   alone: Callable[[Any, Ctx], Upload] | None = None
+
+  def around(
+    self,
+    wrap: Callable[[ClientFunction], ClientFunction],
+  ) -> 'Phase':
+    """The phase with `wrap(client)`, whichever way a client runs."""
+    alone = None if self.alone is None else wrap(self.alone)
+    return self._replace(client=wrap(self.client), alone=alone)
 
 
 # `(hyper, Ctx, params, stats) -> small tree`, what one client answers about

@@ -4,7 +4,17 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-from fedjax_ls import algorithms, calibrations, losses, rules, samplers
+from fedjax_ls import (
+  algorithms,
+  attacks,
+  calibrations,
+  links,
+  losses,
+  robust,
+  rules,
+  samplers,
+  uplinks,
+)
 from fedjax_ls import config as config_lib
 from fedjax_ls.config import Config, ConfigError
 from fedjax_ls.consistency import check_batches, require
@@ -35,6 +45,8 @@ NAMES: dict[str, Iterable[str]] = {
     'sgd', 'momentum', 'damped_momentum', 'adagrad', 'adam', 'yogi',
   ),
   'server.weights': ('size', 'uniform'),
+  'server.reduction': ('mean', *robust.RULES),
+  'attack.kind': attacks.KINDS,
   'sampler.name': samplers.SAMPLERS,
   'sampler.gradients': ('full', 'head', 'sketch'),
   'sampler.refresh': ('cohort', 'everyone'),
@@ -58,6 +70,7 @@ RANGES: dict[str, rules.Rule] = {
   'model.seed': rules.OWN_SEED,
   'rounds': rules.COUNT,
   'eval_every': rules.COUNT,
+  'fine_tune': rules.NOT_NEGATIVE,
   'data.validation': rules.SHARE,
   'data.sequence_length': rules.COUNT,
   'data.alpha': rules.NOT_NEGATIVE,
@@ -117,6 +130,17 @@ RANGES: dict[str, rules.Rule] = {
   'server.b2': rules.SHARE,
   'server.tau': rules.POSITIVE,
   'server.v0': rules.NOT_NEGATIVE,
+  'server.byzantine': (lambda v: 0 <= v < 0.5, 'choose it in [0, 0.5)'),
+  'attack.share': (lambda v: 0 <= v <= 1, 'choose it in [0, 1]'),
+  'attack.scale': rules.POSITIVE,
+  'uplink.links': links.RULE,
+  'uplink.clip_norm': rules.POSITIVE,
+  'uplink.noise': rules.NOT_NEGATIVE,
+  'uplink.keep': (lambda v: 0 < v <= 1, 'choose it in (0, 1]'),
+  'uplink.levels': (
+    lambda v: v >= 1 and v == int(v),
+    'choose a whole number, 1 or more',
+  ),
   'sampler.cohort_size': rules.COUNT,
   'sampler.candidates': rules.NOT_NEGATIVE,
   'sampler.sketch_size': rules.COUNT,
@@ -280,6 +304,8 @@ def _check_together(config: Config) -> None:
     f'sampler.cohort_size = {config.sampler.cohort_size} is more than '
     f'partition.num_clients = {config.partition.num_clients}; lower it',
   )
+  config_lib.sentence(uplinks.check, config.uplink, config.server)
+  config_lib.sentence(robust.check, config.server)
   _check_samples(config)
   _check_diagnostics(config)
   _check_sampler(config.sampler)

@@ -72,6 +72,8 @@ def test_agrees_with_its_oracle(name):
     ('ifca', {'option': 'gradients'}),
     ('qffl', {'option': 'gradient', 'lipschitz': 0.0}),
     ('qffl', {'option': 'batch', 'q': 2.0}),
+    ('ifca', {'own': ('classifier',)}),
+    ('ifca', {'own': ('classifier',), 'option': 'gradients'}),
     ('feddecorr', {'scale': 'code'}),
     ('fedrs', {'graded': True}),
     ('fedga', {'displace': 'gradient'}),

@@ -76,6 +76,8 @@ WRONG = [
   ('server.optimizer', 'fedadam', "did you mean 'adam'?"),
   ('server.learning_rate', 0.0, 'above 0'),
   ('server.weights', 'sizes', "did you mean 'size'?"),
+  ('uplink.links', ('qsdg',), 'choose from clip'),
+  ('uplink.clip_norm', 0.0, 'above 0'),
   ('sampler.name', 'unifrom', "did you mean 'uniform'?"),
   ('execution.conv', 'im2col', 'did you mean'),
   ('execution.chunk', -1, 'choose 0 or more'),

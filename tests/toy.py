@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_ls import algorithms, hyper, types
+from fedjax_ls import algorithms, attacks, hyper, robust, types, uplinks
 from fedjax_ls import round as round_lib
 from fedjax_ls.data import Federation, federate
 from fedjax_ls.models import (
@@ -111,11 +111,16 @@ def problem(
   client=None,
   server=None,
   loss=None,
+  uplink=None,
+  attack=None,
   every_class: bool = False,
 ) -> Problem:
-  """The toy problem for a method; fields of client, server and loss by dict."""
+  """The toy problem for a method; fields of client, server, loss,
+  uplink and attack by dict."""
   method = algorithms.find(name)
   settings = method.toy if settings is None else settings
+  lied = dataclasses.replace(hyper.Attack(), **(attack or {}))
+  sent = dataclasses.replace(hyper.Uplink(), **(uplink or {}))
   numbers = jax.tree.map(
     lambda a: jnp.asarray(a, float),
     hyper.Hyper(
@@ -123,6 +128,8 @@ def problem(
       dataclasses.replace(hyper.Server(), **(server or {})),
       settings,
       dataclasses.replace(hyper.Loss(), **(loss or {})),
+      uplink=sent,
+      attack=lied,
     ),
   )
   data = jax.tree.map(jnp.asarray, federation(every_class))
@@ -134,6 +141,9 @@ def problem(
     model(module), given(), submodels=parts_of(module, example, rates)
   )
   algorithm = method.build(settings, parts)
+  algorithm = attacks.under(algorithm, lied, len(SIZES))
+  algorithm = uplinks.through(algorithm, sent)
+  algorithm = robust.reduced(algorithm, numbers.server)
   key = jax.random.key(1)
   state = round_lib.init(algorithm, numbers, data, key, seed=0)
   return Problem(algorithm, numbers, data, state)
@@ -172,4 +182,5 @@ def ctx(p: Problem, client: int) -> types.Ctx:
     tier=data.tier[client],
     key=jax.random.key(client),
     round=state.round,
+    id=jnp.asarray(client),
   )

@@ -5,10 +5,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import optax
+from jax.tree_util import tree_leaves_with_path, tree_map_with_path
 
 from fedjax_ls import local, rules, server
 from fedjax_ls.algorithms.base import Identity, Method, Parts
 from fedjax_ls.algorithms.fedavg import FedAvg
+from fedjax_ls.data.checks import require
 from fedjax_ls.hyper import Hyper, learning_rate, traced
 from fedjax_ls.local import End, Start
 from fedjax_ls.types import Algorithm, Ctx, Phase, Upload, Weighted
@@ -23,10 +25,14 @@ class Ifca:
     clusters: number M of models, >= 1.
     option: what is averaged, `models` (II) after local steps, or `gradients`
       (I), one full gradient a client.
+    own: what the names of the parameters begin with that each cluster has for
+      itself, such as `classifier`; all clusters share the others.  () for
+      whole models.
   """
 
   clusters: int = 2
   option: str = 'models'
+  own: tuple[str, ...] = ()
 
 
 def ifca(settings: Ifca, parts: Parts) -> Algorithm:
@@ -39,18 +45,22 @@ def ifca(settings: Ifca, parts: Parts) -> Algorithm:
                x_j <- weighted mean of y_i over the members of cluster j
     gradients: x_j <- x_j - (a / |S|) sum over members of grad f_i(x_j)
 
+  With `own`, parameters of other names are one body for all: they start alike,
+  and every client's change counts for every model.  A name is the path of an
+  array, such as `classifier/kernel`; BatchNorm statistics follow their layer's.
+
   A cluster that nobody chose stays as it is.  Each model starts from its own
   key: equal models would gather all clients in one cluster.
 
   Args:
-    settings: both fields are structure.
+    settings: all fields are structure.
     parts: model and sampler.
 
   Returns:
     The algorithm.  Clients keep no state: identities are found anew.
 
   Raises:
-    ValueError: `option` is unknown.
+    ValueError: `option` is unknown; at the start, `own` names nothing.
 
   References:
     Ghosh, Chung, Yin, Ramchandran. An efficient framework for clustered
@@ -59,7 +69,8 @@ def ifca(settings: Ifca, parts: Parts) -> Algorithm:
   Differs from the authors' code in: a client is also judged by the model that
   fits its training data, where their MNIST and CIFAR code looks at its test
   labels; members count by `server.weights`, theirs uniformly there.  Option I
-  divides by all participants, as there.
+  divides by all participants, as there.  Their FEMNIST code freezes a body that
+  was trained before; here it is trained along, as in the paper.
   """
   if settings.option not in ('models', 'gradients'):
     raise ValueError(
@@ -84,12 +95,13 @@ def ifca(settings: Ifca, parts: Parts) -> Algorithm:
     """`value` for model j alone."""
     onehot = jnp.arange(settings.clusters) == j
 
-    def mask(leaf):
-      shape = (settings.clusters,) + (1,) * leaf.ndim
-      return weight * onehot.reshape(shape)
+    def mask(path, leaf):
+      counts = onehot | is_shared(settings, path)
+      return weight * counts.reshape((-1,) + (1,) * leaf.ndim)
 
     return Weighted(
-      jax.tree.map(lambda v: v[None], value), jax.tree.map(mask, value)
+      jax.tree.map(lambda v: v[None], value),
+      tree_map_with_path(mask, value),
     )
 
   def gradients(hyper: Hyper, ctx: Ctx) -> Upload:
@@ -124,13 +136,31 @@ def ifca(settings: Ifca, parts: Parts) -> Algorithm:
     delta = optax.tree.scale(share, reduced.total['delta'])
     return server.move(hyper, state, reduced, delta)
 
+  def alike(models):
+    """The models with the first one's body."""
+    names = [name_of(path) for path, _ in tree_leaves_with_path(models[0])]
+    lost = [own for own in settings.own if not has_prefix(names, own)]
+    require(
+      not lost,
+      f'algorithm.own = {settings.own} has {lost[:1]} but no parameter begins '
+      f'with it; choose from {", ".join(names)}',
+    )
+    return tree_map_with_path(
+      lambda path, leaf: (
+        jnp.broadcast_to(leaf[:1], leaf.shape)
+        if is_shared(settings, path[1:])
+        else leaf
+      ),
+      models,
+    )
+
   def init(hyper: Hyper, key, federation):
     keys = jax.vmap(jax.random.fold_in, (None, 0))(
       key, jnp.arange(settings.clusters)
     )
     # One cluster starts as FedAvg does.
     keys = keys if settings.clusters > 1 else key[None]
-    params, stats = jax.vmap(model.init)(keys)
+    params, stats = alike(jax.vmap(model.init)(keys))
     opt = server.optimizer(hyper.server).init(params)
     return server.ServerState(params, stats, opt), ()
 
@@ -147,6 +177,20 @@ def ifca(settings: Ifca, parts: Parts) -> Algorithm:
     ),
     personal=lambda hyper, ctx: chosen(hyper, ctx)[0],
   )
+
+
+def is_shared(settings: Ifca, path) -> bool:
+  """Whether all clusters share the array at `path` of a tree."""
+  name = name_of(path)
+  return bool(settings.own) and not any(map(name.startswith, settings.own))
+
+
+def name_of(path) -> str:
+  return '/'.join(str(key.key) for key in path)
+
+
+def has_prefix(names: list[str], prefix: str) -> bool:
+  return any(name.startswith(prefix) for name in names)
 
 
 METHOD = Method(
