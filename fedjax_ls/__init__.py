@@ -17,6 +17,7 @@ from fedjax_ls.models import (
   flax_model,
   width_submodels,
 )
+from fedjax_ls.saved import load
 from fedjax_ls.simulation import Result, fit
 from fedjax_ls.types import Algorithm, Execution, Phase, State
 
@@ -45,6 +46,7 @@ __all__ = [
   'federate',
   'fit',
   'flax_model',
+  'load',
   'models',
   'samplers',
   'width_submodels',

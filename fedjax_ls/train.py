@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedjax_ls import build, diagnostic_plots, loop, padding
+from fedjax_ls import build, diagnostic_plots, loop, padding, samples
 from fedjax_ls import config as config_lib
 from fedjax_ls.build import Experiment, Plan
 from fedjax_ls.checkpoint import Checkpoints, Unreadable, newest
@@ -251,7 +251,10 @@ def write_description(
     'config': config_lib.to_dict(config),
     'seeds': config_lib.seeds(config),
     'resolved': experiment.resolved,
-    'data': {'hash': experiment.fingerprint},
+    'data': {
+      'hash': experiment.fingerprint,
+      **samples.kind(experiment.samples.dataset),
+    },
     'partition': {
       'num_clients': len(sizes),
       'rows_min': int(np.min(sizes)),
