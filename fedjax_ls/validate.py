@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-from fedjax_ls import algorithms, calibrations, losses, rules, samplers
+from fedjax_ls import algorithms, calibrations, losses, mirrors, rules, samplers
 from fedjax_ls import config as config_lib
 from fedjax_ls.config import Config, ConfigError
 from fedjax_ls.consistency import check_batches, require
@@ -168,6 +168,7 @@ def validate(config: Config) -> Config:
     check_range(name, values[name], rule)
   _check_model(config.model)
   _check_together(config)
+  config_lib.sentence(mirrors.check, config.writers.extra)
   config_lib.sentence(method.check, config)
   return config
 
