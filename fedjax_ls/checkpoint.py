@@ -174,8 +174,8 @@ class Checkpoints:
     arrays, _ = self.read(step)
     mine = {k: v for k, v in arrays.items() if k.startswith('.server')}
     nothing: Any = None
-    rest = (), (), {}, nothing, nothing
-    return _filled(State(like, *rest), mine, step).server
+    alone = State(like, (), (), {}, seed=nothing, round=nothing)
+    return _filled(alone, mine, step).server
 
   def _restored(self, step: int, args):
     try:

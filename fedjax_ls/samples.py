@@ -51,7 +51,7 @@ def kind(dataset: Dataset) -> dict[str, Any]:
     Type and shape of one input and one label, and the number of classes.
 
   >>> kind(data.load('digits'))
-  {'x': ['uint8', [8, 8, 1]], 'y': ['int32', []], 'num_classes': 10}
+  {'x': ['float32', [8, 8, 1]], 'y': ['int32', []], 'num_classes': 10}
   """
   x, y = dataset.x_train, dataset.y_train
   return {

@@ -147,7 +147,9 @@ def _save_safetensors(
       "install it with pip install 'fedjax_ls[safetensors]', or write .npz"
     ) from error
   # It writes the memory as it lies.
-  path.write_bytes(save({k: np.ascontiguousarray(a) for k, a in arrays.items()}))
+  path.write_bytes(
+    save({k: np.ascontiguousarray(a) for k, a in arrays.items()})
+  )
 
 
 def _parts(
