@@ -75,7 +75,6 @@ class Checkpoints:
         max_to_keep=None if read_only else keep,
         create=False,
         cleanup_tmp_directories=me == 0 and not read_only,
-        read_only=read_only,
         enable_async_checkpointing=True,
         multiprocessing_options=alone,
       ),
