@@ -22,38 +22,14 @@ Differs from the authors' code in: no AutoAugment.
 """
 
 import fedjax_ls as fl
-from fedjax_ls import config
+from configs import feddecorr_cifar10
 
 
 def get_config(method: str = 'feddecorr') -> fl.Config:
-  """100 rounds of 10 local epochs on batches of 64."""
-  settings = fl.algorithms.find(method).settings()
+  """As for CIFAR-10, with another coefficient and weight decay."""
+  made = feddecorr_cifar10.get_config(method)
+  made.data.path = 'cifar100.npz'
+  made.client.weight_decay = 1e-4
   if method == 'feddecorr':
-    settings.coefficient, settings.scale = 0.05, 'code'
-  return fl.Config(
-    rounds=100,
-    data=config.Data(
-      name='npz', path='cifar100.npz', crop_padding=4, flip=True
-    ),
-    partition=config.Partition(
-      kind='dirichlet', num_clients=10, alpha=0.05, min_size=10, balance=True
-    ),
-    model=config.Model(
-      name='mobilenetv2',
-      norm='bn',
-      norm_before=True,
-      norm_affine=True,
-      use_bias=True,
-      initializer='torch',
-    ),
-    algorithm=settings,
-    client=fl.Client(
-      learning_rate=0.01,
-      optimizer='momentum',
-      momentum=0.9,
-      weight_decay=1e-4,
-      batch_size=64,
-      unit='epochs',
-      amount=10,
-    ),
-  )
+    made.algorithm.coefficient = 0.05
+  return made

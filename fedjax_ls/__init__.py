@@ -14,8 +14,10 @@ from fedjax_ls.models import (
   MLP,
   Model,
   Outputs,
+  depth_submodels,
   flax_model,
   width_submodels,
+  with_exits,
 )
 from fedjax_ls.saved import load
 from fedjax_ls.simulation import Result, fit
@@ -43,6 +45,7 @@ __all__ = [
   'State',
   'algorithms',
   'data',
+  'depth_submodels',
   'federate',
   'fit',
   'flax_model',
@@ -50,4 +53,5 @@ __all__ = [
   'models',
   'samplers',
   'width_submodels',
+  'with_exits',
 ]

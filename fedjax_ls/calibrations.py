@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fedjax_ls import label_masks
 from fedjax_ls.data.checks import require
 from fedjax_ls.hyper import Loss, Number
 from fedjax_ls.label_masks import MASKS
@@ -87,6 +88,7 @@ CALIBRATIONS: dict[str, Calibration] = {
   'fedlc': fedlc(lambda hyper: hyper.loss.tau),
   'fedrs': fedrs(lambda hyper: hyper.loss.alpha),
   'fedrs_graded': fedrs(lambda hyper: hyper.loss.alpha, graded=True),
+  **label_masks.MASKS,
 }
 
 

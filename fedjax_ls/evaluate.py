@@ -46,12 +46,14 @@ def evaluate(
     and, over the clients that have test examples, the metric's
     `client_mean`, `client_std`, `client_variance`, `client_worst10` and
     `client_best10` (means of the worst and the best tenth, rounded up) with
-    the metric's name in front, and `clients_left_out`, the number of clients
-    without any.  Means of a global model beside personal ones have `global_` in
-    front, a variant's metrics are `metric@name`; with `algorithm.answer`,
-    `local/metric` is the mean over the clients' parts under it.
+    the metric's name in front (but for metrics of parts, which have an @), and
+    `clients_left_out`, the number of clients without any.  Means of a global
+    model beside personal ones have `global_` in front, a variant's metrics are
+    `metric@name`; with `algorithm.answer`, `local/metric` is the mean over the
+    clients' parts under it.
   """
   means: dict[str, Array] = {}
+  model = algorithm.network or model
   params, stats = global_model(algorithm, hyper, state, federation)
   if algorithm.personal is None or algorithm.judges_global:
     values = per_example(model, params, stats, test.x, test.y, batch_size)
@@ -66,7 +68,7 @@ def evaluate(
     )  # fmt: skip
     means |= _over_clients(own, test)
   for name in own:
-    if name != 'loss':
+    if name != 'loss' and '@' not in name:
       spread = spread_over_clients(own[name], test.size > 0)
       means |= {f'{name}/{key}': value for key, value in spread.items()}
   means['clients_left_out'] = jnp.sum(test.size == 0)

@@ -11,11 +11,12 @@ from fedjax_ls import calibrations, losses, server, shuffle, transforms
 from fedjax_ls.calibrations import Calibration
 from fedjax_ls.hyper import Client, Hyper, learning_rate
 from fedjax_ls.losses import Term, View, model_loss
-from fedjax_ls.models.base import Model
+from fedjax_ls.models.base import Model, Outputs
 from fedjax_ls.types import Ctx, Trained, Upload, Weighted
 
 Array = jax.Array
 Tree = Any
+Read = Callable[[Ctx, Outputs], Outputs]
 
 _SHUFFLE, _NOISE, _AUGMENT = (
   0,
@@ -69,6 +70,7 @@ def local_sgd(
   *,
   terms: tuple[Term, ...] = (),
   calibrate: Calibration | None = None,
+  read: Read | None = None,
   tx: Callable[[Hyper, Ctx], optax.GradientTransformation] | None = None,
   start: Callable[[Hyper, Ctx], Start] | None = None,
   finish: Callable[[Hyper, Ctx, Start, End], Upload] | None = None,
@@ -85,6 +87,8 @@ def local_sgd(
     terms: the method's own loss terms.
     calibrate: the method's own calibration of the logits; that of
       `hyper.loss` by default.
+    read: `(ctx, outputs) -> outputs`, what the client makes of the network's
+      outputs before anything else.
     tx: optax chain of a round; `hyper.client`'s optimizer by default.
     start: where to begin; at the broadcast model by default.
     finish: what to upload; the change of the model by default.
@@ -101,7 +105,7 @@ def local_sgd(
   def client(hyper: Hyper, ctx: Ctx) -> Upload:
     begin = start(hyper, ctx)
     anchor = begin.params if begin.anchor is None else begin.anchor
-    objective_of = objective(model, hyper, ctx, anchor, terms, calibrate)
+    objective_of = objective(model, hyper, ctx, anchor, terms, calibrate, read)
     chain = optax.chain(gradient_point(hyper.client), tx(hyper, ctx))
 
     def step(i, carry):
@@ -151,6 +155,7 @@ def objective(
   anchor: Tree,
   terms: tuple[Term, ...] = (),
   calibrate: Calibration | None = None,
+  read: Read | None = None,
 ) -> Callable[..., tuple[Array, Tree]]:
   """What a client minimizes on a batch.
 
@@ -161,6 +166,7 @@ def objective(
     anchor: parameters of the model that the client received.
     terms: the method's own terms.
     calibrate: the method's own calibration; that of `hyper.loss` by default.
+    read: `(ctx, outputs) -> outputs` before it.
 
   Returns:
     `(params, stats, x, y, mask, key, width) -> (loss, stats)`.
@@ -168,12 +174,16 @@ def objective(
   every = (model_loss(model), *terms, *losses.terms(hyper.loss))
   calibrate = calibrate or calibrations.calibration(hyper.loss)
 
+  def calibrated(outputs: Outputs) -> Outputs:
+    logits = calibrate(hyper, ctx.labels, outputs.logits)
+    exits = tuple(map(calibrated, outputs.exits))
+    return outputs._replace(logits=logits, exits=exits)
+
   def on_batch(params, stats, x, y, mask, key, width=None):
     outputs, stats = model.apply(
       params, stats, x, train=True, mask=mask, key=key, width=width
     )
-    logits = calibrate(hyper, ctx.labels, outputs.logits)
-    outputs = outputs._replace(logits=logits)
+    outputs = calibrated(outputs if read is None else read(ctx, outputs))
     view = View(outputs, x, y, mask, params, anchor, ctx)
     value = every[0](hyper, view)
     for term in every[1:]:

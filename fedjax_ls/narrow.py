@@ -43,7 +43,7 @@ def submodels_of(rates: Sequence[str], parts: Parts) -> Submodels:
   if submodels is None:
     raise ValueError(
       f'algorithm.rates is {rates} but the model has no submodels; '
-      'use a network with a method slim, as all image networks have.'
+      'use a network of fedjax_ls.models.'
     )
   if exact_rates(rates, 'algorithm.rates') != submodels.rates:
     theirs = tuple(str(rate) for rate in submodels.rates)
@@ -167,7 +167,8 @@ def by_tier(submodels: Submodels, client: Callable[[int], Client]) -> Client:
 
   Args:
     submodels: one a tier.
-    client: `client(tier)` trains small arrays, and uploads such.
+    client: `client(tier)` trains small arrays, and uploads such: the
+      statistics, and changes and states like the parameters.
 
   Returns:
     A client that receives and uploads whole ones.
@@ -181,11 +182,20 @@ def by_tier(submodels: Submodels, client: Callable[[int], Client]) -> Client:
         params=submodels.slim(ctx.message.params, tier),
         stats=submodels.slim_stats(ctx.message.stats, tier),
       )
-      upload = one(hyper, ctx._replace(message=message))
-      shapes = dict(zip(('delta', 'stats'), submodels.shapes, strict=True))
-      grown = {k: _grown(upload.summed[k], shapes[k]) for k in shapes}
+      state = ctx.state
+      if jax.tree.leaves(state):
+        state = submodels.slim(state, tier)
+      upload = one(hyper, ctx._replace(message=message, state=state))
+      params, stats = submodels.shapes
+      summed = {
+        name: _grown(value, stats if name == 'stats' else params)
+        for name, value in upload.summed.items()
+      }
+      state = upload.state
+      if state is not None:
+        state = grow(state, params)
       # What was trained differs in shape; a round does not read it.
-      return upload._replace(summed=upload.summed | grown, trained=None)
+      return upload._replace(summed=summed, state=state, trained=None)
 
     return run
 

@@ -25,19 +25,20 @@ def networks(config: Config, dataset: Dataset, lowering: str) -> Networks:
   net = models.make_net(
     settings.name, **_net_options(config, dataset, lowering)
   )
-  example = dataset.x_train[:1]
-  model = as_model(config, net, example)
   method = algorithms.METHODS[config_lib.method_name(config)]
+  if method.needs_exits:
+    net = models.with_exits(net)
+  example = dataset.x_train[:1]
+  model = models.flax_model(
+    net, example, loss=settings.loss, **_images(config.data, example.shape)
+  )
   if not method.needs_submodels:
     return Networks(net, model, None)
-  rates = config.algorithm.rates
-  return Networks(net, model, models.width_submodels(net, example, rates))
-
-
-def as_model(config: Config, net: Any, example: Any) -> models.Model:
-  """A network with the configuration's loss and preparation of images."""
-  images = _images(config.data, example.shape)
-  return models.flax_model(net, example, loss=config.model.loss, **images)
+  parts_of = (
+    models.depth_submodels if method.shallow else models.width_submodels
+  )
+  rates = method.slim_rates(config.algorithm)
+  return Networks(net, model, parts_of(net, example, rates))
 
 
 def _images(

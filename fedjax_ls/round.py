@@ -313,6 +313,7 @@ def _context(
     tier=slots.tier,
     key=jax.vmap(jax.random.fold_in, (0, None))(keys, purpose),
     round=state.round,
+    rank=jnp.argsort(jnp.argsort(slots.ids)),
   )
 
 

@@ -16,7 +16,8 @@ from fedjax_ls.checkpoint import Checkpoints, Unreadable
 from fedjax_ls.config import Config, ConfigError
 from fedjax_ls.data import Dataset, Federation
 from fedjax_ls.models.base import Model
-from fedjax_ls.networks import Networks, as_model, networks
+from fedjax_ls.models.submodels import with_module
+from fedjax_ls.networks import Networks, networks
 from fedjax_ls.types import Algorithm
 from fedjax_ls.writers import Folder
 
@@ -46,6 +47,8 @@ class _Parts(NamedTuple):
   config: Config
   dataset: Dataset
   nets: Networks
+  method: algorithms.Method
+  settings: Any
   algorithm: Algorithm
 
 
@@ -78,7 +81,8 @@ def load(workdir: str | os.PathLike, tier: int | None = None) -> Loaded:
   like, _ = jax.eval_shape(parts.algorithm.init, numbers, key, clients)
   server = config_lib.sentence(_server, path / 'checkpoints', like)
   if tier is None:
-    model, weights = parts.nets.model, _whole(parts, numbers, server, stored)
+    model = parts.algorithm.network or parts.nets.model
+    weights = _whole(parts, numbers, server, stored)
   else:
     model, weights = _narrow(parts, numbers, server, stored, tier)
   params, stats = jax.tree.map(np.asarray, weights)
@@ -171,10 +175,14 @@ def _parts(
   if tier is not None and hasattr(settings, 'every_width'):
     settings = dataclasses.replace(settings, every_width=True)
   method = algorithms.METHODS[config_lib.method_name(config)]
-  # Who takes part is no part of a model.
-  everyone = samplers.everyone()
-  made = algorithms.Parts(nets.model, everyone, 1, nets.submodels)
-  return _Parts(config, dataset, nets, method.build(settings, made)), stored
+  algorithm = method.build(settings, _made(nets, nets.model))
+  parts = _Parts(config, dataset, nets, method, settings, algorithm)
+  return parts, stored
+
+
+def _made(nets: Networks, model: Model) -> algorithms.Parts:
+  """What a method is built from; who takes part is no part of a model."""
+  return algorithms.Parts(model, samplers.everyone(), 1, nets.submodels)
 
 
 def _stored(path: pathlib.Path) -> dict[str, Any]:
@@ -258,14 +266,23 @@ def _narrow(
   """The small network of a tier and its `(params, stats)`."""
   submodels, algorithm = parts.nets.submodels, parts.algorithm
   assert submodels is not None
+  params, stats = algorithm.model(server)
+  shapes = [jax.tree.map(np.shape, t) for t in (params, submodels.shapes[0])]
+  if shapes[0] != shapes[1]:
+    raise ConfigError(
+      f'tier = {tier} but the model of this run is an ensemble, which holds no '
+      'network of a tier; leave the tier out'
+    )
   if submodels.rates[tier] == 1:
-    return parts.nets.model, _whole(parts, numbers, server, stored)
-  module = submodels.module(tier)
-  model = as_model(parts.config, module, parts.dataset.x_train)
-  rate = parts.config.algorithm.rates[tier]
+    model = algorithm.network or parts.nets.model
+    return model, _whole(parts, numbers, server, stored)
+  small = with_module(parts.nets.model, submodels.module(tier))
+  # An ensemble of exits is one of those that the small network has.
+  model = parts.method.build(parts.settings, _made(parts.nets, small)).network
+  model = model or small
+  rate = parts.method.slim_rates(parts.settings)[tier]
   judged = {v.name: v.weights for v in algorithm.variants}.get(rate)
   if judged is None or not submodels.shapes[1]:
-    params, stats = algorithm.model(server)
     return model, (
       submodels.slim(params, tier),
       submodels.slim_stats(stats, tier),

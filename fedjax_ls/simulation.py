@@ -117,7 +117,8 @@ def fit(
   if kind.needs_submodels and submodels is None:
     raise ValueError(
       f'method {kind.name!r} needs submodels but there are none; give '
-      'submodels=width_submodels(module, x[:1], rates)'
+      f'submodels={"depth" if kind.shallow else "width"}_submodels(module, '
+      'x[:1], rates)'
     )
   who = own or samplers.make(config.sampler, model)
   parts = algorithms.Parts(model, who, submodels=submodels)

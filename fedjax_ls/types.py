@@ -31,6 +31,7 @@ class Ctx(NamedTuple):
     tier: index of the client's resource tier.
     key: random key of (round, client, phase).
     round: number of the round, from 0.
+    rank: how many of the cohort have a smaller number.
   """
 
   message: Tree
@@ -44,6 +45,7 @@ class Ctx(NamedTuple):
   tier: Array
   key: Array
   round: Array
+  rank: Array | int = 0
 
 
 class Weighted(NamedTuple):
@@ -267,6 +269,8 @@ class Algorithm(NamedTuple):
     tier: `(key) -> tier`, a client's tier of one round by a key of round and
       client; None for the federation's.
     judges_global: whether the global model is judged beside personal ones.
+    network: the network that the global model is judged with, None if it is
+      the clients'.
   """
 
   init: Callable[[Any, Array, Federation], tuple[Tree, Tree]]
@@ -279,6 +283,7 @@ class Algorithm(NamedTuple):
   answer: Callable[[Any, Array, Outputs], Outputs] | None = None
   tier: Callable[[Array], Array] | None = None
   judges_global: bool = False
+  network: Model | None = None
 
 
 class State(NamedTuple):

@@ -49,7 +49,7 @@ def test_the_loss_of_the_code_is_that_of_alpha_1_and_temperature_1():
   p = toy.problem('fjord', DISTILLED)
   logits, teacher = jax.random.normal(jax.random.key(0), (2, 5, 3))
   y, mask = jnp.array([0, 1, 2, 1, 0]), jnp.arange(5) < 4
-  outputs = Outputs(logits, logits, (teacher,))
+  outputs = Outputs(logits, logits, (Outputs(teacher, teacher),))
   numbers = dataclasses.replace(DISTILLED, alpha=1.0, temperature=1.0)
   hyper = p.hyper._replace(method=numbers)
   view = fl.losses.View(outputs, None, y, mask, None, None, None)

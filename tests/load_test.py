@@ -83,6 +83,27 @@ def test_narrow_networks_are_those_that_were_judged(tmp_path):
     fl.load(tmp_path)
 
 
+def test_shallow_networks_are_those_that_were_judged(tmp_path):
+  rates = ('1', '2/3')
+  line = trained(
+    tmp_path,
+    'depthfl',
+    model__hidden=(8, 8, 8),
+    algorithm__rates=rates,
+  )
+  assert accuracy(fl.load(tmp_path)) == pytest.approx(line['test/accuracy'])
+  shallow = fl.load(tmp_path, tier=1)
+  assert accuracy(shallow) == pytest.approx(line['test/accuracy@depth2'])
+  assert 'dense2' not in shallow.variables['params']
+
+
+def test_an_ensemble_of_networks_is_loaded_whole(tmp_path):
+  line = trained(tmp_path, 'splitmix')
+  assert accuracy(fl.load(tmp_path)) == pytest.approx(line['test/accuracy'])
+  with says('tier = 0', 'is an ensemble', 'leave the tier out'):
+    fl.load(tmp_path, tier=0)
+
+
 def test_a_cut_out_network_without_statistics_needs_no_data(tmp_path):
   trained(tmp_path, 'width', algorithm__rates=('1', '1/2'))
   forget_the_data(tmp_path)

@@ -8,6 +8,7 @@ cohorts that are given as data, so that one program serves many tests.
 
 import dataclasses
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -17,7 +18,15 @@ import numpy as np
 from fedjax_ls import algorithms, hyper, types
 from fedjax_ls import round as round_lib
 from fedjax_ls.data import Federation, federate
-from fedjax_ls.models import MLP, Model, flax_model, width_submodels
+from fedjax_ls.models import (
+  MLP,
+  Model,
+  depth_submodels,
+  flax_model,
+  width_submodels,
+  with_exits,
+)
+from fedjax_ls.models.submodels import exact_rates
 
 SIZES = (3, 11, 5, 8, 4, 9)
 DEAD = len(SIZES)
@@ -52,17 +61,25 @@ def federation(every_class: bool = False) -> Federation:
   return federate(x, y, parts, num_classes=3, tier=tier)
 
 
-def net() -> MLP:
-  """Bias-free ReLU MLP 4-6-3 (42 weights)."""
-  return MLP(hidden=(6,), num_classes=3)
+def net(stages: int = 1) -> MLP:
+  """Bias-free ReLU MLP 4-6-3 (42 weights), or one of more hidden layers."""
+  return MLP(hidden=(6,) * stages, num_classes=3)
+
+
+def net_of(method: algorithms.Method, rates) -> MLP:
+  """The net for a method; for several depths with a stage for each."""
+  if not method.shallow:
+    return net()
+  made = net(math.lcm(*(r.denominator for r in exact_rates(rates))))
+  return with_exits(made) if method.needs_exits else made
 
 
 def model(module: MLP | None = None) -> Model:
   """A net with parameters of the default float type (float64 in x64)."""
   made = flax_model(module or net(), federation().x[:1])
 
-  def init(key):
-    return jax.tree.map(lambda a: a.astype(float), made.init(key))
+  def init(key, **options):
+    return jax.tree.map(lambda a: a.astype(float), made.init(key, **options))
 
   return made._replace(init=init)
 
@@ -110,11 +127,11 @@ def problem(
   )
   data = jax.tree.map(jnp.asarray, federation(every_class))
   example = data.x[:1]
-  rates = getattr(settings, 'rates', RATES)
+  rates = method.slim_rates(settings) if method.needs_submodels else RATES
+  module = net_of(method, rates)
+  parts_of = depth_submodels if method.shallow else width_submodels
   parts = algorithms.Parts(
-    model(),
-    given(),
-    submodels=width_submodels(net(), example, rates),
+    model(module), given(), submodels=parts_of(module, example, rates)
   )
   algorithm = method.build(settings, parts)
   key = jax.random.key(1)

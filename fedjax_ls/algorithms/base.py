@@ -68,6 +68,9 @@ class Method(NamedTuple):
     identity: a special case that is another method; None for FedAvg, which
       the others come down to.
     needs_submodels: whether `Parts.submodels` must be given.
+    slim_rates: `(settings) -> rates` of those, one a tier.
+    shallow: whether those are of several depths, not widths.
+    needs_exits: whether the network must have a classifier a stage.
     ranges: of the settings' numbers, `{field: rule}`; see `fedjax_ls.rules`.
     check: `(Config) -> None`, raises `ValueError` with one sentence where the
       rest of a configuration makes no sense with the method.
@@ -82,6 +85,9 @@ class Method(NamedTuple):
   toy: Any
   identity: Identity | None
   needs_submodels: bool = False
+  slim_rates: Callable[[Any], tuple[str, ...]] = lambda settings: settings.rates
+  shallow: bool = False
+  needs_exits: bool = False
   ranges: dict[str, Rule] = {}  # noqa: RUF012
   check: Callable[[Any], None] = lambda config: None
   costs: Callable[[Any, tuple[Cost, ...]], tuple[Cost, ...]] = (

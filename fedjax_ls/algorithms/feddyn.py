@@ -1,6 +1,7 @@
 """FedDyn: every client's objective is regularized by its own history."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from fedjax_ls.algorithms.base import Identity, Method, Parts
 from fedjax_ls.algorithms.fedavg import FedAvg
 from fedjax_ls.hyper import Hyper, traced
 from fedjax_ls.local import End, Start
+from fedjax_ls.models.base import Model
 from fedjax_ls.types import (
   Algorithm,
   Cohort,
@@ -112,40 +114,65 @@ def feddyn(settings: FedDyn, parts: Parts) -> Algorithm:
     return optax.chain(transforms.control_variate(), chain)
 
   def finish(hyper: Hyper, ctx: Ctx, begin: Start, end: End) -> Upload:
-    upload = local.upload_change(hyper, ctx, begin, end)
-    change = upload.summed['delta'].value
-    return upload._replace(
-      summed=upload.summed | {'history': Weighted(change, 1.0)},
-      state=optax.tree.add(ctx.state, change),
-    )
+    return with_history(ctx, local.upload_change(hyper, ctx, begin, end))
 
   def send(hyper: Hyper, state: server.ServerState, round) -> server.Message:
     return server.Message(state.params, state.stats, state.extra.mean_size)
-
-  def step(
-    hyper: Hyper, state, reduced: Reduced, stacked, cohort: Cohort
-  ) -> server.ServerState:
-    change = optax.tree.scale(1 / cohort.population, reduced.total['history'])
-    history = optax.tree.add(state.extra.history, change)
-    delta = optax.tree.add(reduced.mean['delta'], history)
-    state = server.move(hyper, state, reduced, delta)
-    return state._replace(extra=state.extra._replace(history=history))
-
-  def init(hyper: Hyper, key, federation):
-    state = server.start(parts.model, hyper, key)
-    zeros = optax.tree.zeros_like(state.params)
-    extra = History(zeros, jnp.mean(federation.size.astype(float)))
-    return state._replace(extra=extra), zeros
 
   client = local.local_sgd(
     parts.model, tx=tx, start=start, finish=finish, unroll=parts.unroll
   )
   return Algorithm(
-    init=init,
+    init=init(parts.model),
     phases=(Phase(send, client, step),),
     sampler=parts.sampler,
     model=server.global_model,
   )
+
+
+def with_history(ctx: Ctx, upload: Upload) -> Upload:
+  """The upload with the change once more, by which the histories grow."""
+  change = upload.summed['delta'].value
+  return upload._replace(
+    summed=upload.summed | {'history': Weighted(change, 1.0)},
+    state=optax.tree.add(ctx.state, change),
+  )
+
+
+def init(model: Model) -> Callable[..., tuple[server.ServerState, Tree]]:
+  """`Algorithm.init`: no history yet, of the server and of the clients."""
+
+  def without(hyper: Hyper, key, federation):
+    state = server.start(model, hyper, key)
+    zeros = optax.tree.zeros_like(state.params)
+    extra = History(zeros, jnp.mean(federation.size.astype(float)))
+    return state._replace(extra=extra), zeros
+
+  return without
+
+
+def step(
+  hyper: Hyper,
+  state: server.ServerState,
+  reduced: Reduced,
+  stacked: Tree,
+  cohort: Cohort,
+) -> server.ServerState:
+  """`Phase.server`: a step along the mean change plus the mean history.
+
+  Args:
+    hyper: settings; reads `hyper.server`.
+    state: with `History`.
+    reduced: with `delta`, `stats` and `history`, the changes once more with
+      weight 1.
+    stacked: not read.
+    cohort: says how many clients there are.
+  """
+  change = optax.tree.scale(1 / cohort.population, reduced.total['history'])
+  history = optax.tree.add(state.extra.history, change)
+  delta = optax.tree.add(reduced.mean['delta'], history)
+  state = server.move(hyper, state, reduced, delta)
+  return state._replace(extra=state.extra._replace(history=history))
 
 
 METHOD = Method(

@@ -191,12 +191,12 @@ def distillation(model: Model) -> Callable[[Hyper, View], Array]:
   def term(hyper: Hyper, view: View) -> Array:
     outputs, (teacher,) = view.outputs, view.outputs.exits
     alpha, heat = hyper.method.alpha, hyper.method.temperature
-    target = jax.lax.stop_gradient(jax.nn.log_softmax(teacher / heat))
+    target = jax.lax.stop_gradient(jax.nn.log_softmax(teacher.logits / heat))
     log_p = jax.nn.log_softmax(outputs.logits / heat)
     kl = jnp.sum(jnp.exp(target) * (target - log_p), -1)
     kl = kl.reshape(len(kl), -1).mean(1)
     own = model.loss(outputs, view.y)
-    taught = model.loss(outputs._replace(logits=teacher), view.y)
+    taught = model.loss(teacher, view.y)
     return masked_mean(taught + alpha * (kl - own), view.mask)
 
   return term
@@ -218,10 +218,10 @@ def _sampled(submodels: Submodels, run, distills: bool):
       outputs, new = run(params, _row(stats, p), x, mask, key, p)
       return outputs, jax.tree.map(lambda s, n: s.at[p].set(n), stats, new)
 
-    exits: tuple[Array, ...] = ()
+    exits: tuple[Outputs, ...] = ()
     if distills:
       teacher, stats = of(tier, stats)
-      exits = (teacher.logits,)
+      exits = (teacher,)
     outputs, stats = of(drawn_width(submodels.rates, key, tier), stats)
     return outputs._replace(exits=exits), stats
 

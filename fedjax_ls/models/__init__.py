@@ -8,6 +8,7 @@ from fedjax_ls.models.batch_stats import (
 )
 from fedjax_ls.models.conv import Conv, max_pool2, resolve_conv
 from fedjax_ls.models.convnets import PflCNN, PooledCNN
+from fedjax_ls.models.exits import ExitCNN, ExitMLP, ExitResNet, with_exits
 from fedjax_ls.models.flax_model import flax_model
 from fedjax_ls.models.mobilenet import MobileNetV2
 from fedjax_ls.models.nets import CNN, MLP
@@ -19,7 +20,12 @@ from fedjax_ls.models.registry import (
   options_of,
 )
 from fedjax_ls.models.resnet import PreResNet, ResNet
-from fedjax_ls.models.submodels import Submodels, cut_out, width_submodels
+from fedjax_ls.models.submodels import (
+  Submodels,
+  cut_out,
+  depth_submodels,
+  width_submodels,
+)
 from fedjax_ls.models.text import LSTM, Transformer
 
 __all__ = [
@@ -28,6 +34,9 @@ __all__ = [
   'MLP',
   'MODELS',
   'Conv',
+  'ExitCNN',
+  'ExitMLP',
+  'ExitResNet',
   'MobileNetV2',
   'Model',
   'Norm',
@@ -41,6 +50,7 @@ __all__ = [
   'Width',
   'batch_norm_params',
   'cut_out',
+  'depth_submodels',
   'flax_model',
   'import_module',
   'make_net',
@@ -50,4 +60,5 @@ __all__ = [
   'recompute_stats',
   'resolve_conv',
   'width_submodels',
+  'with_exits',
 ]

@@ -34,12 +34,13 @@ class Outputs(NamedTuple):
   Attributes:
     logits: `[B, Y]` (or `[B, ...]`, whatever the model's loss reads).
     features: `[B, D]`, the classifier's input.
-    exits: logits `[B, Y]` of earlier classifiers, shallow to deep.
+    exits: what each of several classifiers says by itself, shallow to deep,
+      the deepest included; () for a network with one.
   """
 
   logits: Array
   features: Array
-  exits: tuple[Array, ...] = ()
+  exits: tuple['Outputs', ...] = ()
 
 
 class Model(NamedTuple):
@@ -59,7 +60,7 @@ class Model(NamedTuple):
       step, None to leave it.
   """
 
-  init: Callable[[Array], tuple[Tree, Tree]]
+  init: Callable[..., tuple[Tree, Tree]]
   apply: Callable[..., tuple[Outputs, Tree]]
   loss: Callable[[Outputs, Array], Array]
   metrics: Callable[[Outputs, Array], dict[str, Array]]

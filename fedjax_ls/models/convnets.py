@@ -174,3 +174,12 @@ class PooledCNN(Net):
   def slim(self, width: Width) -> 'PooledCNN':
     """The network whose hidden layers have the active channels only."""
     return self.clone(channels=tuple(map(width.active, self.channels)))
+
+  @property
+  def stages(self) -> int:
+    """Number of convolutions."""
+    return len(self.channels)
+
+  def shallow(self, depth: int) -> 'PooledCNN':
+    """The network of the first convolutions."""
+    return self.clone(channels=self.channels[:depth])

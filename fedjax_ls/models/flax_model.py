@@ -62,7 +62,7 @@ def flax_model(
   prepare = scale_images if preprocess is None else preprocess
   shape, dtype = jnp.shape(example), jnp.result_type(example)
 
-  def init(key):
+  def init(key, module=module):
     params_key, dropout_key = jax.random.split(key)
     variables = dict(
       module.init(

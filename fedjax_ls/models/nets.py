@@ -213,6 +213,15 @@ class MLP(Net):
     """The network whose hidden layers have the active channels only."""
     return self.clone(hidden=tuple(map(width.active, self.hidden)))
 
+  @property
+  def stages(self) -> int:
+    """Number of hidden layers."""
+    return len(self.hidden)
+
+  def shallow(self, depth: int) -> 'MLP':
+    """The network of the first hidden layers."""
+    return self.clone(hidden=self.hidden[:depth])
+
 
 class CNN(Net):
   """Convolutions, pooling and linear layers; 32 x 32 x 3 inputs by default.

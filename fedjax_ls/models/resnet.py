@@ -87,6 +87,17 @@ class ResNet(Net):
     """The network whose hidden layers have the active channels only."""
     return self.clone(channels=tuple(map(width.active, self.channels)))
 
+  @property
+  def stages(self) -> int:
+    """Number of stages of blocks."""
+    return len(self.blocks)
+
+  def shallow(self, depth: int) -> 'ResNet':
+    """The network of the first stages."""
+    return self.clone(
+      channels=self.channels[:depth], blocks=self.blocks[:depth]
+    )
+
   def _plan(self) -> Iterator[tuple[str, int, int]]:
     """Name, channels and stride of the blocks."""
     stages = zip(self.channels, self.blocks, strict=True)
@@ -98,16 +109,18 @@ class ResNet(Net):
   def _body(self, x, call):
     x = self._activated(x, 'stem_norm', call)
     for name, features, stride in self._plan():
-      h = self._conv(x, features, f'{name}_conv0', stride=stride, padding=1)
-      h = self._activated(h, f'{name}_norm0', call)
-      h = self._conv(h, features, f'{name}_conv1', padding=1)
-      if self.norm_before:
-        h = self._norm(self._scaled(h, call), f'{name}_norm1', call)
-        x = nn.relu(self._short(x, features, stride, name, call) + h)
-      else:
-        h = self._short(x, features, stride, name) + h
-        x = self._activated(h, f'{name}_norm1', call)
+      x = self._block(x, name, features, stride, call)
     return x
+
+  def _block(self, x, name, features, stride, call):
+    h = self._conv(x, features, f'{name}_conv0', stride=stride, padding=1)
+    h = self._activated(h, f'{name}_norm0', call)
+    h = self._conv(h, features, f'{name}_conv1', padding=1)
+    if self.norm_before:
+      h = self._norm(self._scaled(h, call), f'{name}_norm1', call)
+      return nn.relu(self._short(x, features, stride, name, call) + h)
+    h = self._short(x, features, stride, name) + h
+    return self._activated(h, f'{name}_norm1', call)
 
   def _short(self, x, features, stride, name, call=None):
     """The shortcut around a block, with a norm if `call` is given."""

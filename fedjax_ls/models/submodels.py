@@ -1,6 +1,10 @@
-"""Narrow versions of a network: leading channels, as masks or as slices."""
+"""Small networks inside a large one, as masks or as slices.
 
-from collections.abc import Callable, Sequence
+Narrow ones keep leading channels, shallow ones leading stages.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,14 +21,15 @@ from fedjax_ls.models.flax_model import flax_model, scale_images
 
 
 class Submodels(NamedTuple):
-  """The networks of several widths inside one, tier by tier.
+  """The networks of several widths or depths inside one, tier by tier.
 
   Attributes:
-    rates: share of the hidden channels that each tier keeps.
+    rates: share of the hidden channels, or of the stages, that each tier
+      keeps.
     mask: `mask(tier) -> tree` like the parameters, True on the leading block
       that the tier holds; `tier` may be traced, here and in the next two.
     stats_mask: likewise for the statistics (BatchNorm's).
-    width: `width(tier) -> Width`.
+    width: `width(tier) -> Width`, None for shallow networks.
     slim: `slim(params, tier) -> tree`, the held blocks as small arrays.
     slim_stats: likewise for the statistics.
     module: `module(tier) -> nn.Module`, the small network.
@@ -32,18 +37,20 @@ class Submodels(NamedTuple):
     shapes: its parameters and statistics, shapes and types.
     random: whether training draws random numbers, as dropout does; a small
       network draws others than a large one under a mask.
+    depths: number of stages of each tier, () for narrow networks.
   """
 
   rates: tuple[Fraction, ...]
   mask: Callable[[Any], Tree]
   stats_mask: Callable[[Any], Tree]
-  width: Callable[[Any], Width]
+  width: Callable[[Any], Width | None]
   slim: Callable[[Tree, int], Tree]
   slim_stats: Callable[[Tree, int], Tree]
   module: Callable[[int], nn.Module]
   full: nn.Module
   shapes: tuple[Tree, Tree]
   random: bool
+  depths: tuple[int, ...] = ()
 
 
 def width_submodels(
@@ -79,8 +86,6 @@ def width_submodels(
     'add one or use a network of fedjax_ls.models',
   )
   modules = [module.slim(Width(r.numerator, r.denominator)) for r in exact]
-  full, full_stats = _shapes(module, example)
-  slim, slim_stats = zip(*(_shapes(m, example) for m in modules), strict=True)
 
   def width(tier):
     return Width(
@@ -88,18 +93,44 @@ def width_submodels(
       jnp.array([r.denominator for r in exact])[tier],
     )
 
-  return Submodels(
-    rates=exact,
-    mask=lambda tier: channel_masks(full, slim, tier),
-    stats_mask=lambda tier: channel_masks(full_stats, slim_stats, tier),
-    width=width,
-    slim=lambda params, tier: _cut(params, slim[tier]),
-    slim_stats=lambda stats, tier: _cut(stats, slim_stats[tier]),
-    module=modules.__getitem__,
-    full=module,
-    shapes=(full, full_stats),
-    random=_draws(module, example),
+  return _inside(module, modules, example, exact)._replace(width=width)
+
+
+def depth_submodels(
+  module: Any, example: Any, rates: Sequence[str | Fraction]
+) -> Submodels:
+  """Shallow versions of a network that keep `ceil(rate D)` of `D` stages.
+
+  Args:
+    module: a network with a number `stages` and a method
+      `shallow(depth) -> module`, as those of `fedjax_ls.models` have.
+    example: a batch `[B, ...]` of the module's inputs; only its shape and type
+      are read.
+    rates: share of each tier in (0, 1], as '0.6', '3/5' or a `Fraction`.
+
+  Returns:
+    The submodels; tier t has `rates[t]`.
+
+  Raises:
+    ValueError: a rate is a float or no share in (0, 1], or the module has no
+      stages.
+
+  Example:
+    >>> from fedjax_ls.models.nets import MLP
+    >>> net = MLP(2, hidden=(3, 3, 3))
+    >>> sub = depth_submodels(net, jnp.ones((1, 2)), ['1', '1/2'])
+    >>> sub.depths, sub.mask(1)['dense2']['kernel'].any().item()
+    ((3, 2), False)
+  """
+  exact = exact_rates(rates)
+  require(
+    hasattr(module, 'shallow'),
+    f'{type(module).__name__} has no method shallow(depth); '
+    'use an mlp, a residual network, pooled_cnn or transformer',
   )
+  depths = tuple(math.ceil(rate * module.stages) for rate in exact)
+  modules = [module.shallow(depth) for depth in depths]
+  return _inside(module, modules, example, exact)._replace(depths=depths)
 
 
 def cut_out(
@@ -134,11 +165,16 @@ def cut_out(
 
 def with_module(model: Model, module: nn.Module) -> Model:
   """A `flax_model` that runs another network, all else being the same."""
-  return model._replace(apply=partial(model.apply, module=module))
+  return model._replace(
+    init=partial(model.init, module=module),
+    apply=partial(model.apply, module=module),
+  )
 
 
 def grow(tree: Tree, shapes: Tree) -> Tree:
   """Small arrays as the leading blocks of large ones, zeros elsewhere.
+
+  Names that `tree` lacks are zeros, too.
 
   Args:
     tree: of arrays.
@@ -149,11 +185,15 @@ def grow(tree: Tree, shapes: Tree) -> Tree:
    [0. 0. 0.]]
   """
 
+  types = [leaf.dtype for leaf in jax.tree.leaves(tree)]
+
   def padded(leaf, like):
+    if leaf is None:
+      return jnp.zeros(like.shape, jnp.result_type(*types))
     ends = [b - a for a, b in zip(leaf.shape, like.shape, strict=True)]
     return jnp.pad(leaf, [(0, end) for end in ends])
 
-  return jax.tree.map(padded, tree, shapes)
+  return jax.tree.map(lambda s, a: padded(a, s), shapes, _like(tree, shapes))
 
 
 def channel_masks(full: Tree, slim: Sequence[Tree], tier: Any) -> Tree:
@@ -161,7 +201,8 @@ def channel_masks(full: Tree, slim: Sequence[Tree], tier: Any) -> Tree:
 
   Args:
     full: tree of arrays or shapes of the full network.
-    slim: one such tree a tier, no leaf larger than in `full`.
+    slim: one such tree a tier, no leaf larger than in `full`; names may be
+      left out.
     tier: which of them, an int or a traced scalar.
 
   Returns:
@@ -169,15 +210,16 @@ def channel_masks(full: Tree, slim: Sequence[Tree], tier: Any) -> Tree:
   """
 
   def leading(leaf, *slims):
-    sizes = jnp.array(np.array([s.shape for s in slims], np.int32))[tier]
+    shapes = [(0,) * leaf.ndim if s is None else s.shape for s in slims]
+    sizes = jnp.array(np.array(shapes, np.int32))[tier]
     mask = jnp.ones(leaf.shape, bool)
     for axis, size in enumerate(leaf.shape):
       index = jax.lax.broadcasted_iota(jnp.int32, leaf.shape, axis)
-      if any(s.shape[axis] != size for s in slims):
+      if any(s[axis] != size for s in shapes):
         mask &= index < sizes[axis]
     return mask
 
-  return jax.tree.map(leading, full, *slim)
+  return jax.tree.map(leading, full, *(_like(tree, full) for tree in slim))
 
 
 def exact_rates(
@@ -198,6 +240,24 @@ def exact_rates(
   return tuple(_rate(f'{name}[{i}]', rate) for i, rate in enumerate(rates))
 
 
+def _inside(module, modules, example, rates):
+  """The `modules`, parts of `module`; nothing about width or depth."""
+  full, full_stats = _shapes(module, example)
+  slim, slim_stats = zip(*(_shapes(m, example) for m in modules), strict=True)
+  return Submodels(
+    rates=rates,
+    mask=lambda tier: channel_masks(full, slim, tier),
+    stats_mask=lambda tier: channel_masks(full_stats, slim_stats, tier),
+    width=lambda tier: None,
+    slim=lambda params, tier: _cut(params, slim[tier]),
+    slim_stats=lambda stats, tier: _cut(stats, slim_stats[tier]),
+    module=modules.__getitem__,
+    full=module,
+    shapes=(full, full_stats),
+    random=_draws(module, example),
+  )
+
+
 def _draws(module, example):
   model = flax_model(module, example)
   x = jax.ShapeDtypeStruct(jnp.shape(example), jnp.result_type(example))
@@ -211,8 +271,20 @@ def _draws(module, example):
 
 def _cut(tree, shapes):
   return jax.tree.map(
-    lambda leaf, s: leaf[tuple(map(slice, s.shape))], tree, shapes
+    lambda s, leaf: leaf[tuple(map(slice, s.shape))],
+    shapes,
+    _like(tree, shapes),
   )
+
+
+def _like(tree, names):
+  """`tree` with the names of `names`, None where it lacks one."""
+  if not isinstance(names, Mapping):
+    return tree
+  return {
+    name: _like(tree.get(name) if tree else None, below)
+    for name, below in names.items()
+  }
 
 
 def _rate(name, rate):

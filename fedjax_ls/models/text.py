@@ -270,6 +270,15 @@ class Transformer(TextNet):
       hidden=width.active(self.hidden),
     )
 
+  @property
+  def stages(self) -> int:
+    """Number of blocks."""
+    return self.blocks
+
+  def shallow(self, depth: int) -> 'Transformer':
+    """The network of the first blocks."""
+    return self.clone(blocks=depth)
+
   def _dropped(self, x, call):
     return nn.Dropout(self.dropout, deterministic=not call.train)(x)
 
