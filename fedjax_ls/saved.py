@@ -278,8 +278,8 @@ def _narrow(
     return model, _whole(parts, numbers, server, stored)
   small = with_module(parts.nets.model, submodels.module(tier))
   # An ensemble of exits is one of those that the small network has.
-  model = parts.method.build(parts.settings, _made(parts.nets, small)).network
-  model = model or small
+  rebuilt = parts.method.build(parts.settings, _made(parts.nets, small))
+  model = rebuilt.network or small
   rate = parts.method.slim_rates(parts.settings)[tier]
   judged = {v.name: v.weights for v in algorithm.variants}.get(rate)
   if judged is None or not submodels.shapes[1]:
