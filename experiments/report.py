@@ -2,15 +2,16 @@
 
 python -m experiments.report --workdir=DIR[,DIR] [--out=FOLDER]
   [--config=configs/FILE.py] [--reference=ROW] [--measure=accuracy/client_mean]
-  [--tuned=client.learning_rate]
+  [--tuned=client.learning_rate] [--target=0.6]
 
 Reads the points of a study, or single runs, finished or not.  The best values
 of the tuned fields and the best round of each run are chosen on validation
 data, and the test set is reported for those; without validation data they are
 chosen on the test set and marked.  A config file's ROWS and COLUMNS, {label:
 settings}, name the rows and columns of the tables; otherwise the settings that
-differ do.  Writes README.md, report.html (one file), table.tex and the pictures
-to FOLDER, DIR/report if left out.
+differ do.  Costs are counted to the test accuracy --target, or to what the
+reference row reaches.  Writes README.md, report.html (one file), table.tex and
+the pictures to FOLDER, DIR/report if left out.
 
 Exits with 2 if the command line or a file is wrong.
 """
@@ -39,6 +40,11 @@ _MEASURE = flags.DEFINE_string(
 )
 _TUNED = flags.DEFINE_list(
   'tuned', ['client.learning_rate'], 'Fields that name no row.'
+)
+_TARGET = flags.DEFINE_float(
+  'target',
+  0.0,
+  'Test accuracy to count costs to, 0 for what REFERENCE reaches.',
 )
 
 
@@ -70,7 +76,7 @@ def _write() -> list[pathlib.Path]:
   cells = report.cells(
     records, labels.get('ROWS'), labels.get('COLUMNS'), _TUNED.value
   )
-  sections = report.sections(cells, _REFERENCE.value)
+  sections = report.sections(cells, _REFERENCE.value, target=_TARGET.value)
   first = pathlib.Path(_WORKDIR.value[0])
   return report.write(_title(first), sections, _OUT.value or first / 'report')
 

@@ -12,6 +12,9 @@ devices: start each with the same command (execution.devices = 0), a folder
 that all see, and
 
   --coordinator=HOST:PORT --processes=N --process=I
+
+On clusters that JAX knows (Cloud TPU, SLURM, Open MPI) --coordinator=auto alone
+does.
 """
 
 import os
@@ -33,7 +36,7 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder for the results.')
 _COORDINATOR = flags.DEFINE_string(
-  'coordinator', '', 'HOST:PORT of the first of several processes.'
+  'coordinator', '', 'HOST:PORT of the first of several processes, or auto.'
 )
 _PROCESSES = flags.DEFINE_integer('processes', 1, 'Number of processes.')
 _PROCESS = flags.DEFINE_integer('process', 0, 'Number of this one, from 0.')
@@ -45,9 +48,7 @@ def main(argv: Sequence[str]) -> None:
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)  # orbax tells every step it takes
   if _COORDINATOR.value:
-    jax.distributed.initialize(
-      _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
-    )
+    _join()
   if jax.process_index() != 0:
     sys.stdout = open(os.devnull, 'w')  # noqa: SIM115
   try:
@@ -58,6 +59,23 @@ def main(argv: Sequence[str]) -> None:
     commandline.fail(error, 1)
   except KeyboardInterrupt:
     commandline.fail('interrupted; the same command resumes', 130)
+
+
+def _join() -> None:
+  """Joins the other processes."""
+  if _COORDINATOR.value != 'auto':
+    jax.distributed.initialize(
+      _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+    )
+    return
+  try:
+    jax.distributed.initialize()
+  except ValueError as error:
+    commandline.fail(
+      f'--coordinator=auto finds no cluster here ({error}); give '
+      '--coordinator=HOST:PORT --processes=N --process=I',
+      2,
+    )
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

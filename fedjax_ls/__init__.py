@@ -27,6 +27,7 @@ from fedjax_ls.models import (
   width_submodels,
   with_exits,
 )
+from fedjax_ls.saved import load
 from fedjax_ls.simulation import Result, fit
 from fedjax_ls.types import Algorithm, Execution, Phase, State
 
@@ -58,6 +59,7 @@ __all__ = [
   'federate',
   'fit',
   'flax_model',
+  'load',
   'models',
   'samplers',
   'width_submodels',

@@ -41,17 +41,26 @@ def newest(folder: str | pathlib.Path) -> int:
 class Checkpoints:
   """The newest checkpoints of one run."""
 
-  def __init__(self, folder: str | pathlib.Path, keep: int = 2):
+  def __init__(
+    self,
+    folder: str | pathlib.Path,
+    keep: int = 2,
+    *,
+    read_only: bool = False,
+  ):
     """Opens the folder, which is made if it is missing.
 
     Args:
       folder: where the checkpoints are.
       keep: how many to keep; the older ones are deleted.
+      read_only: leaves the folder as it is, also what another process is
+        writing there.
     """
     import orbax.checkpoint as ocp
 
     self._ocp = ocp
-    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+    if not read_only:
+      pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
     # Every process has the whole state and reads it on its own; see `save`.
     me = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
@@ -63,9 +72,9 @@ class Checkpoints:
     self._manager = ocp.CheckpointManager(
       self._folder,
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=keep,
+        max_to_keep=None if read_only else keep,
         create=False,
-        cleanup_tmp_directories=me == 0,
+        cleanup_tmp_directories=me == 0 and not read_only,
         enable_async_checkpointing=True,
         multiprocessing_options=alone,
       ),
@@ -145,13 +154,27 @@ class Checkpoints:
       ValueError: its arrays are not those of `like`.
     """
     arrays, record = self.read(step)
-    _check_same(_kinds(arrays), _kinds(_named(like)), step)
-    paths, tree = jax.tree_util.tree_flatten_with_path(like)
-    leaves = [
-      arrays.get(jax.tree_util.keystr(path), np.asarray(leaf))
-      for path, leaf in paths
-    ]
-    return jax.tree.unflatten(tree, leaves), record
+    return _filled(like, arrays, step), record
+
+  def restore_server(self, step: int, like: Any) -> Any:
+    """Reads the server's part of a checkpoint.
+
+    Args:
+      step: its round.
+      like: a server's state of the same run, or its shapes and types.
+
+    Returns:
+      The server's state, of NumPy arrays.
+
+    Raises:
+      Unreadable: the checkpoint is damaged.
+      ValueError: its arrays are not those of `like`.
+    """
+    arrays, _ = self.read(step)
+    mine = {k: v for k, v in arrays.items() if k.startswith('.server')}
+    nothing: Any = None
+    alone = State(like, (), (), {}, seed=nothing, round=nothing)
+    return _filled(alone, mine, step).server
 
   def _restored(self, step: int, args):
     try:
@@ -172,6 +195,17 @@ def _named(state: State) -> dict[str, Any]:
   """Leaves by path; empty arrays hold nothing and cannot be stored."""
   paths = jax.tree_util.tree_leaves_with_path(state)
   return {jax.tree_util.keystr(p): leaf for p, leaf in paths if leaf.size}
+
+
+def _filled(like: State, arrays: dict[str, Any], step: int) -> State:
+  """A state with its leaves from a checkpoint."""
+  _check_same(_kinds(arrays), _kinds(_named(like)), step)
+  paths, tree = jax.tree_util.tree_flatten_with_path(like)
+  leaves = [
+    arrays.get(jax.tree_util.keystr(path), np.empty(leaf.shape, leaf.dtype))
+    for path, leaf in paths
+  ]
+  return jax.tree.unflatten(tree, leaves)
 
 
 def _kinds(arrays: dict[str, Any]) -> dict[str, list]:

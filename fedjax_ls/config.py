@@ -185,12 +185,15 @@ class Writers:
     plots: whether to draw the learning curve and the partition.
     checkpoint_every: rounds between checkpoints, 0 for `eval_every`.
     keep: number of checkpoints kept.
+    extra: copies of the metrics for other tools, `tensorboard` and `wandb`
+      (offline).
   """
 
   progress: str = 'auto'
   plots: bool = True
   checkpoint_every: int = 0
   keep: int = 2
+  extra: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass

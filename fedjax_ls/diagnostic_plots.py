@@ -1,7 +1,7 @@
 """Pictures of diagnostics; matplotlib is imported when one is drawn."""
 
 import pathlib
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -40,7 +40,7 @@ def over_rounds(found: dict[int, Found], path: pathlib.Path) -> None:
   fig.savefig(path, format='png')
 
 
-def spectra(lines: dict[str, Found], path: pathlib.Path) -> None:
+def spectra(lines: dict[str, Found], path: pathlib.Path | IO[bytes]) -> None:
   """Writes a PNG of singular values of feature covariances, on a log scale.
 
   Of the clients' models it shows the geometric mean.  What is lost in the
@@ -48,7 +48,7 @@ def spectra(lines: dict[str, Found], path: pathlib.Path) -> None:
 
   Args:
     lines: what was diagnosed, by label: rounds of a run, or several runs.
-    path: the file.
+    path: the file, or one that is open.
   """
   from matplotlib import colormaps
 

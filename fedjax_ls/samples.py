@@ -1,6 +1,6 @@
 """From a configuration to the samples of a run and who owns them."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,6 +39,35 @@ def read(config: Config) -> Samples:
     ConfigError: the configuration does not fit the data.
   """
   return sentence(_read, config)
+
+
+def kind(dataset: Dataset) -> dict[str, Any]:
+  """What a network has to know of the data, for JSON.
+
+  Args:
+    dataset: the samples.
+
+  Returns:
+    Type and shape of one input and one label, and the number of classes.
+
+  >>> kind(data.load('digits'))
+  {'x': ['float32', [8, 8, 1]], 'y': ['int32', []], 'num_classes': 10}
+  """
+  x, y = dataset.x_train, dataset.y_train
+  return {
+    'x': [str(x.dtype), list(x.shape[1:])],
+    'y': [str(y.dtype), list(y.shape[1:])],
+    'num_classes': dataset.num_classes,
+  }
+
+
+def of_kind(found: dict[str, Any]) -> Dataset:
+  """One blank sample of what `kind` found, in place of the data."""
+  x, y = (
+    np.zeros((1, *shape), dtype) for dtype, shape in (found['x'], found['y'])
+  )
+  none = np.zeros(0, np.int64)
+  return Dataset(x, y, x, y, none, none, found['num_classes'])
 
 
 def _read(config: Config) -> Samples:

@@ -5,12 +5,20 @@ import os
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from fedjax_ls import build, diagnostic_plots, loop, padding
+from fedjax_ls import (
+  build,
+  diagnostic_plots,
+  loop,
+  mirrors,
+  padding,
+  samples,
+)
 from fedjax_ls import config as config_lib
 from fedjax_ls.build import Experiment, Plan
 from fedjax_ls.checkpoint import Checkpoints, Unreadable, newest
@@ -23,6 +31,7 @@ from fedjax_ls.types import State
 from fedjax_ls.validate import validate
 from fedjax_ls.writers import (
   Folder,
+  Line,
   client_histogram,
   learning_curve,
   summary,
@@ -251,7 +260,10 @@ def write_description(
     'config': config_lib.to_dict(config),
     'seeds': config_lib.seeds(config),
     'resolved': experiment.resolved,
-    'data': {'hash': experiment.fingerprint},
+    'data': {
+      'hash': experiment.fingerprint,
+      **samples.kind(experiment.samples.dataset),
+    },
     'partition': {
       'num_clients': len(sizes),
       'rows_min': int(np.min(sizes)),
@@ -312,8 +324,14 @@ def restore(start: State, folder: Folder, checkpoints: Checkpoints) -> State:
 class Recorder:
   """Writes results, and checkpoints that know which results they belong to."""
 
-  def __init__(self, folder: Folder, checkpoints: Checkpoints):
-    """Goes on from what `restore` left."""
+  def __init__(
+    self,
+    folder: Folder,
+    checkpoints: Checkpoints,
+    mirror: Callable[[Line], None],
+  ):
+    """Goes on from what `restore` left; `mirror` is given what is added."""
+    self._mirror = mirror
     self._folder = folder
     self._checkpoints = checkpoints
     self._num_bytes = (folder.path / 'metrics.jsonl').stat().st_size
@@ -323,7 +341,9 @@ class Recorder:
   ) -> None:
     """Appends the results of round `now`, if there are any."""
     if metrics:
-      size = self._folder.add_metrics({'round': now, **metrics})
+      line = {'round': now, **metrics}
+      size = self._folder.add_metrics(line)
+      self._mirror(line)
       # A longer run is not evaluated here and goes on without this line.
       self._num_bytes = size if on_schedule else self._num_bytes
 
@@ -344,7 +364,6 @@ def _advance(
 ) -> None:
   """Runs to the last round."""
   every = config.writers.checkpoint_every or config.eval_every
-  recorder = Recorder(folder, checkpoints)
   looking = config.diagnostics.every
   if looking:
     diagnosed = loop.diagnosis(job, state, config.diagnostics.clients)
@@ -357,7 +376,12 @@ def _advance(
     every,
   )
   done = int(state.round)
-  with progress(config.writers.progress, config.rounds, done) as shown:
+  extra = config.writers.extra if jax.process_index() == 0 else ()
+  with (
+    mirrors.mirrored(extra, folder, config_lib.to_dict(config)) as mirror,
+    progress(config.writers.progress, config.rounds, done) as shown,
+  ):
+    recorder = Recorder(folder, checkpoints, mirror)
     for stop in stops:
       recorder.results(stop.round, stop.metrics, stop.on_schedule)
       if looking and stop.round % looking == 0:

@@ -10,6 +10,7 @@ from fedjax_ls import (
   calibrations,
   links,
   losses,
+  mirrors,
   robust,
   rules,
   samplers,
@@ -192,6 +193,7 @@ def validate(config: Config) -> Config:
     check_range(name, values[name], rule)
   _check_model(config.model)
   _check_together(config)
+  config_lib.sentence(mirrors.check, config.writers.extra)
   config_lib.sentence(method.check, config)
   return config
 

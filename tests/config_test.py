@@ -54,6 +54,7 @@ def test_every_number_and_name_has_a_rule_or_is_free():
     'model.name',
     'partition.path',
     'sampler.availability',
+    'writers.extra',
     'sampler.size_exponent',
   }
 

@@ -13,7 +13,8 @@ from scipy import stats
 
 import fedjax_ls as fl
 from fedjax_ls import config as config_lib
-from fedjax_ls import data, report, study
+from fedjax_ls import data, diagnostic_plots, report, study
+from fedjax_ls.writers import Folder
 from tests.messages_test import says
 
 ROWS = {
@@ -179,6 +180,61 @@ def test_curves(workdir):
   curve = report.sensitivity(cell, 'client.learning_rate')
   np.testing.assert_allclose(curve.x, [0.1, 0.3])
   np.testing.assert_allclose(curve.mean, [0.626667, 0.826667], rtol=1e-5)
+
+
+def test_the_cost_of_a_target(tmp_path):
+  curves = {
+    'none': [[0.3, 0.6], [0.6, 0.7], [0.2, 0.3]],
+    'ln': [[0.7, 0.9], [0.6, 0.8], [0.5, 0.7]],
+  }
+  for norm, runs in curves.items():
+    for seed, tests in enumerate(runs):
+      pairs = [(test, test) for test in tests]
+      sent = {'bytes_up': lambda _, test: 1e8 * test}
+      point(tmp_path, 'iid', norm, 0.1, seed, pairs, **sent)
+  cells = report.cells(study.read(tmp_path))
+  table = report.to_target(cells, 'norm=none', 0.6)
+  assert table.header == ['', 'to 60 %', 'rounds', 'MB to the server']
+  half = np.std([60, 60], ddof=1)
+  ln = [5, 5, 10], [70, 60, 70]
+  rounds, sent = (f'{np.mean(v):.3g} ± {np.std(v, ddof=1):.3g}' for v in ln)
+  assert table.rows == [
+    ['norm=ln', '3 of 3', rounds, sent],
+    ['norm=none', '2 of 3', '7.5 ± 3.54', f'60 ± {half:g}'],
+  ]
+  # What norm=none reaches: (0.6 + 0.7 + 0.3) / 3 = 0.533.
+  assert report.to_target(cells, 'norm=none').header[1] == 'to 53 %'
+  never = report.to_target(cells, 'norm=none', 0.99).rows[0]
+  assert never == ['norm=ln', '0 of 3', *2 * [report.tables.NONE]]
+  with says('--target=60.0 is no accuracy'):
+    report.sections(cells, target=60.0)
+
+
+def test_spectra_are_of_the_chosen_setting(workdir, monkeypatch):
+  decay = {0.1: 0.5, 0.3: 0.9}
+  for rate, ratio in decay.items():
+    for now in (5, 10):
+      spectrum = now * ratio ** np.arange(4)
+      arrays = {'global/spectrum': spectrum, 'client/spectrum': spectrum[None]}
+      folder = workdir / 'points' / f'classes-ln-{rate}-0-fedavg'
+      Folder(folder).write_diagnostics(now, arrays)
+  drawn = []
+  spectra = diagnostic_plots.spectra
+
+  def noted(lines, path):
+    drawn.append(lines)
+    spectra(lines, path)
+
+  monkeypatch.setattr(diagnostic_plots, 'spectra', noted)
+  sections = report.sections(list(cells_of(workdir).values()))
+  (section,) = (s for s in sections if s.title == 'Spectra')
+  assert list(section.images) == ['spectra_one_class.png']
+  assert section.images['spectra_one_class.png'][1:4] == b'PNG'
+  (lines,) = drawn
+  assert list(lines) == ['LN']
+  np.testing.assert_allclose(
+    lines['LN']['global/spectrum'], 10 * 0.5 ** np.arange(4)
+  )
 
 
 def test_many_rows_get_a_panel_each():

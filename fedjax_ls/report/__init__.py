@@ -10,7 +10,13 @@ from fedjax_ls.report.pages import (
 )
 from fedjax_ls.report.pictures import Curve, draw, learning_curve, sensitivity
 from fedjax_ls.report.selection import Cell, best, cells, judged_by
-from fedjax_ls.report.tables import Table, differences, results, settings
+from fedjax_ls.report.tables import (
+  Table,
+  differences,
+  results,
+  settings,
+  to_target,
+)
 
 __all__ = [
   'Cell',
@@ -30,5 +36,6 @@ __all__ = [
   'sections',
   'sensitivity',
   'settings',
+  'to_target',
   'write',
 ]

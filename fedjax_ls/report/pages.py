@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fedjax_ls import config as config_lib
-from fedjax_ls import data, samples
+from fedjax_ls import data, diagnostic_plots, samples
+from fedjax_ls.consistency import require
 from fedjax_ls.report import pictures, tables
 from fedjax_ls.report.selection import ON_TEST, Cell
 from fedjax_ls.report.tables import Table
@@ -45,7 +46,10 @@ class Section(NamedTuple):
 
 
 def sections(
-  cells: Sequence[Cell], reference: str = '', level: float = 0.95
+  cells: Sequence[Cell],
+  reference: str = '',
+  level: float = 0.95,
+  target: float = 0.0,
 ) -> list[Section]:
   """What there is to say about a study.
 
@@ -54,10 +58,17 @@ def sections(
     reference: label of the row that others are compared with, the first if
       empty.
     level: of the confidence intervals.
+    target: test accuracy in (0, 1] that costs are counted to, 0 for what the
+      reference reaches.
 
   Raises:
-    ValueError: there is no row of that name.
+    ValueError: there is no row of that name, or the target is no accuracy.
   """
+  require(
+    0 <= target <= 1,
+    f'--target={target} is no accuracy; choose it in (0, 1], or 0 for what the '
+    'reference reaches',
+  )
   rows, _ = tables.labels(cells)
   reference = reference or rows[0]
   if reference not in rows:
@@ -67,8 +78,10 @@ def sections(
   found = [Section('Test accuracy', _how(cells), tables.results(cells))]
   if len(rows) > 1:
     found.append(_compared(cells, reference, level))
+  found += _to_target(cells, reference, target)
   found += _sensitivity(cells, reference)
   found += _curves(cells, reference)
+  found += _spectra(cells)
   found += _partitions(cells)
   found.append(
     Section(
@@ -206,6 +219,23 @@ def _compared(cells: Sequence[Cell], reference: str, level: float) -> Section:
   )
 
 
+def _to_target(
+  cells: Sequence[Cell], reference: str, target: float
+) -> list[Section]:
+  table = tables.to_target(cells, reference, target)
+  if table is None:
+    return []
+  which = (
+    'given' if target else f'the whole percent that {reference} reaches there'
+  )
+  text = (
+    'Seeds that reach a test accuracy at any evaluation, and what it takes '
+    'them at the chosen settings, mean and standard deviation over these '
+    f'seeds.  The target is {which}.'
+  )
+  return [Section('Cost of a target', [text], table)]
+
+
 def _sensitivity(cells: Sequence[Cell], reference: str) -> list[Section]:
   """One section for each tuned number."""
   numeric = {
@@ -270,6 +300,33 @@ def _for_columns(
       figure.suptitle(column, fontsize=11)
       images[_file(stem, column)] = pictures.png(figure)
   return images
+
+
+def _spectra(cells: Sequence[Cell]) -> list[Section]:
+  """Singular values of the features, where a run has diagnostics."""
+  images: dict[str, bytes] = {}
+  for column in tables.labels(cells)[1]:
+    lines = {c.row: _diagnosed(c) for c in cells if c.column == column}
+    known = {row: found for row, found in lines.items() if found is not None}
+    if known:
+      buffer = io.BytesIO()
+      diagnostic_plots.spectra(known, buffer)
+      images[_file('spectra', column)] = buffer.getvalue()
+  text = (
+    'Singular values of the covariance of the features, where diagnostics were '
+    'on: the chosen setting, first seed, last diagnosed round; of the clients '
+    'the geometric mean.'
+  )
+  return [Section('Spectra', [text], images=images)] if images else []
+
+
+def _diagnosed(cell: Cell) -> diagnostic_plots.Found | None:
+  """What was seen last of the first run of a cell that has diagnostics."""
+  for run in cell.runs:
+    found = Folder(run.path).diagnostics()
+    if found:
+      return found[max(found)]
+  return None
 
 
 def _partitions(cells: Sequence[Cell]) -> list[Section]:

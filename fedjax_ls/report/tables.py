@@ -6,10 +6,18 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from fedjax_ls import study
 from fedjax_ls.report.selection import ON_TEST, Cell, shown
 
 NONE = '–'  # noqa: RUF001
+# What a target costs: heading and unit.
+_UNITS = {
+  'round': ('rounds', 1.0),
+  'bytes_up': ('MB to the server', 1e6),
+  'simulated_seconds': ('simulated s', 1.0),
+}
 _LATEX = {'±': r'$\pm$', '–': '--', '†': r'$\dagger$'} | {  # noqa: RUF001
   c: f'\\{c}' for c in '%_&#$'
 }
@@ -75,6 +83,39 @@ def differences(
     for text in texts:
       text += _difference(at.get((text[0], column)), base, level)
   return Table(header, texts)
+
+
+def to_target(
+  cells: Sequence[Cell], reference: str, target: float = 0.0
+) -> Table | None:
+  """What it takes the chosen settings to reach a test accuracy.
+
+  Rounds, and where they were counted, megabytes (1e6) sent to the server and
+  simulated seconds: mean and standard deviation over the seeds that reach it,
+  and how many do.
+
+  Args:
+    cells: of a study.
+    reference: label of a row.
+    target: the accuracy in (0, 1]; 0 for the whole percent below the mean that
+      the reference has in the same column.
+
+  Returns:
+    None where no column has a target.
+  """
+  rows, columns = labels(cells)
+  header, texts = [''], [[row] for row in rows]
+  for column in columns:
+    found = {c.row: c for c in cells if c.column == column and c.runs}
+    base = found.get(reference)
+    level = target or (_whole_percent(base.mean) if base else 0.0)
+    costs = _costs([run for cell in found.values() for run in cell.runs])
+    if not level or not costs:
+      continue
+    header += [f'{column} to {100 * level:g} %'.lstrip(), *costs.values()]
+    for text in texts:
+      text += _reached(found.get(text[0]), level, list(costs))
+  return Table(header, texts) if len(header) > 1 else None
 
 
 def settings(cells: Sequence[Cell]) -> Table:
@@ -240,6 +281,51 @@ def _difference(
   if not math.isnan(found.low):
     text += f' [{100 * found.low:+.1f}, {100 * found.high:+.1f}]'
   return [text, f'{found.wins}/{found.ties}/{found.losses}']
+
+
+def _whole_percent(share: float) -> float:
+  return math.floor(100 * share + 1e-9) / 100  # 0.29 is 29 %
+
+
+def _costs(runs: Sequence[study.Record]) -> dict[str, str]:
+  """Of `_UNITS`, those that every run has counted, with their headings."""
+  return {
+    name: heading
+    for name, (heading, _) in _UNITS.items()
+    if runs and all(name in line for run in runs for line in run.lines)
+  }
+
+
+def _reached(cell: Cell | None, level: float, costs: list[str]) -> list[str]:
+  if cell is None:
+    return [NONE] * (1 + len(costs))
+  spent = {
+    name: [study.to_target(run, level, over=name) for run in cell.runs]
+    for name in costs
+  }
+  firsts = spent['round']
+  count = sum(first is not None for first in firsts)
+  texts = [f'{count} of {len(firsts)}']
+  for name in costs:
+    values = [v / _UNITS[name][1] for v in spent[name] if v is not None]
+    texts.append(_amount(np.array(values)))
+  return texts
+
+
+def _amount(values: np.ndarray) -> str:
+  """Mean and deviation with three digits, whole ones from 100.
+
+  >>> _amount(np.array([20.0, 30.0])), _amount(np.array([1234.5]))
+  ('25 ± 7.07', '1234')
+  """
+
+  def short(value: float) -> str:
+    return f'{value:.0f}' if value >= 100 else f'{value:.3g}'
+
+  if not len(values):
+    return NONE
+  spread = f' ± {short(values.std(ddof=1))}' if len(values) > 1 else ''
+  return short(values.mean()) + spread
 
 
 def _marked(table: Table, bold: str, escape) -> list[list[str]]:

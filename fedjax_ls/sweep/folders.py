@@ -1,10 +1,12 @@
 """The folders of a study's points."""
 
+import contextlib
 import os
 import pathlib
 from typing import Any
 
-from fedjax_ls import train
+from fedjax_ls import config as config_lib
+from fedjax_ls import mirrors, train
 from fedjax_ls.build import Plan
 from fedjax_ls.checkpoint import Checkpoints, newest
 from fedjax_ls.sweep.point import Point
@@ -51,6 +53,7 @@ class Run:
     self.point = point
     self.fault = ''
     self._folder = folder
+    self._mirrors = contextlib.ExitStack()
     self._stored = folder.read('config.json')
     done = newest(folder.checkpoints)
     train.check_stored(point.config, self._stored, done, folder)
@@ -62,7 +65,12 @@ class Run:
     config = self.point.config
     train.write_description(config, plan, self._folder, self._stored or {})
     state = train.restore(start, self._folder, self._checkpoints)
-    self._recorder = train.Recorder(self._folder, self._checkpoints)
+    mirror = self._mirrors.enter_context(
+      mirrors.mirrored(
+        config.writers.extra, self._folder, config_lib.to_dict(config)
+      )
+    )
+    self._recorder = train.Recorder(self._folder, self._checkpoints, mirror)
     return state
 
   def results(
@@ -87,6 +95,7 @@ class Run:
 
   def close(self) -> None:
     """Waits for the checkpoints; sums a complete run up."""
+    self._mirrors.close()
     self._checkpoints.close()
     config, lines = self.point.config, self._folder.metrics()
     if not self.fault and lines and lines[-1]['round'] == config.rounds:
