@@ -27,7 +27,7 @@ QUICK = os.environ.get('FEDJAX_LS_QUICK') == '1'
 ROUNDS = 4 if QUICK else 100
 RATES = (0.03, 0.3) if QUICK else (0.01, 0.03, 0.1, 0.3, 1.0)
 SEEDS = (0,) if QUICK else (0, 1, 2)
-WORKDIR = 'runs/notebook_label_shift'
+WORKDIR = 'runs/quick_label_shift' if QUICK else 'runs/label_shift'
 COLORS = report.pictures.COLORS
 NORMS = {'no norm': 'none', 'FN': 'fn', 'LN': 'ln'}
 WEIGHTS = (0.1, 1.0)

@@ -21,7 +21,7 @@ QUICK = os.environ.get('FEDJAX_LS_QUICK') == '1'
 ROUNDS = 4 if QUICK else 100
 SEEDS = (0, 1) if QUICK else (0, 1, 2)
 RATES = (0.03, 0.3) if QUICK else (0.01, 0.03, 0.1, 0.3, 1.0)
-WORKDIR = 'runs/notebook_sweep'
+WORKDIR = 'runs/quick_sweep' if QUICK else 'runs/sweep'
 print(jax.devices())
 
 # %% [markdown]
@@ -34,7 +34,7 @@ print(jax.devices())
 # %%
 base = fl.Config(
   rounds=ROUNDS,
-  eval_every=ROUNDS // 4,
+  eval_every=max(ROUNDS // 10, 1),
   data=config.Data('digits', validation=0.1),
   partition=config.Partition(
     'dirichlet', num_clients=10, alpha=0.1, min_size=8
