@@ -55,7 +55,7 @@ def notebook(source: pathlib.Path, repository: str) -> str:
   if first['cell_type'] != 'markdown':
     raise ValueError(f'{source} begins with code; begin with {_TEXT!r}')
   opened = _markdown(badge(source.stem, repository))
-  content = {
+  content: dict[str, Any] = {
     'cells': [first, opened, _code(install(repository)), *rest],
     'metadata': {
       'kernelspec': {
