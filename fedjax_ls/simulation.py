@@ -36,12 +36,28 @@ class Result(NamedTuple):
     stats: its statistics, `{}` for none.
     history: one `{name: value}` an evaluation, `round` included.
     state: the whole run after its last round.
+    job: what was run.
   """
 
   params: Tree
   stats: Tree
   history: list[dict[str, float]]
   state: State
+  job: loop.Job
+
+  def diagnose(self, num_clients: int = 10) -> dict[str, np.ndarray]:
+    """Looks at the global model and at what clients would make of it.
+
+    Args:
+      num_clients: how many of them, evenly spaced among all.
+
+    Returns:
+      What `fedjax_ls.diagnostics.diagnose` does, on the test set.
+
+    Raises:
+      ValueError: the method trains no model like the global one.
+    """
+    return loop.diagnosis(self.job, self.state, num_clients)(self.state)
 
 
 def fit(
@@ -166,7 +182,7 @@ def fit(
       shown.show(stop.round, stop.metrics)
       state = stop.state
   params, stats = evaluate.global_model(algorithm, numbers, state, federation)
-  return Result(params, stats, history, state)
+  return Result(params, stats, history, state, job)
 
 
 def _method(method: Any) -> tuple[algorithms.Method, Any]:

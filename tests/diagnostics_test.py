@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import fedjax_ls as fl
 from experiments import spectra
 from fedjax_ls import algorithms, diagnostics, types
 from fedjax_ls import round as round_lib
@@ -202,3 +203,22 @@ def test_a_run_that_is_looked_at_has_the_same_results(tmp_path):
 def test_what_does_not_fit_is_refused(fields, message):
   with pytest.raises(ConfigError, match=message):
     validate(tiny(**fields))
+
+
+def test_what_fit_returns_can_be_looked_at():
+  rng = np.random.RandomState(0)
+  x, y = rng.normal(size=(24, 3)).astype(np.float32), np.arange(24) % 3
+  result = fl.fit(
+    fl.flax_model(fl.MLP(3, hidden=(4,)), x[:1]),
+    fl.federate(x, y, np.split(np.arange(24), 6)),
+    test=(x, y),
+    client=fl.Client(batch_size=4, amount=2),
+    rounds=2,
+    eval_every=2,
+  )
+  found = result.diagnose(3)
+  assert found['ids'].tolist() == [0, 2, 4]
+  assert found['client/spectrum'].shape == (3, 4)
+  # There are as many examples of each class.
+  mean = found['global/accuracy'].mean()
+  assert mean == pytest.approx(result.history[-1]['test/accuracy'])
