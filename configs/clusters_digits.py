@@ -16,9 +16,9 @@ in brackets that of the worst tenth of the clients:
   ifca                                    .867 (.72) .878 (.75) .894 (.78)
   ifca, algorithm.own=classifier          .892 (.81) .919 (.83) .925 (.81)
   cfl                                     .697 (.56) .908 (.75) .928 (.78)
-Alone, by 1000 steps from the start (rounds=1 fine_tune=1000
+Alone, by 1000 steps from the start (rounds=1, fine_tune=1000 and
 server.learning_rate=1e-9), clients come to .864 (.72).  CFL splits after rounds
-20, 21 and 22 into exactly the four groups.  With algorithm.eps2=0.3 it goes on
+20, 21 and 22 into exactly the four groups; with algorithm.eps2=0.3 it goes on
 to split them, to eight clusters.
 """
 

@@ -47,16 +47,15 @@ def one_cluster(population: int, params: Tree, stats: Tree) -> Clusters:
     stats: `[M, ...]` their statistics.
   """
   most = len(jax.tree.leaves(params)[0])
-  zeros = optax.tree.zeros_like(params)
   return Clusters(
     of=jnp.zeros(population, jnp.int32),
     num=jnp.ones((), jnp.int32),
     rounds=jnp.zeros((), jnp.int32),
     parent=jnp.full(most, -1, jnp.int32),
     born=jnp.zeros(most, jnp.int32),
-    node=(zeros, optax.tree.zeros_like(stats)),
-    stay=zeros,
-    go=zeros,
+    node=optax.tree.zeros_like((params, stats)),
+    stay=optax.tree.zeros_like(params),
+    go=optax.tree.zeros_like(params),
   )
 
 
