@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from fedjax_ls.data.checks import require
 from fedjax_ls.hyper import Hyper
 from fedjax_ls.local import End, Start, local_sgd
 from fedjax_ls.models.base import Model
@@ -19,9 +20,23 @@ def tuned(algorithm: Algorithm, model: Model, steps: int) -> Algorithm:
     algorithm: the method.
     model: the network and its loss.
     steps: number of steps, 0 for the method as it is.
+
+  Raises:
+    ValueError: a sampler would see the tuned models, or what is judged is not
+      what clients train.
   """
   if steps == 0:
     return algorithm
+  require(
+    not algorithm.sampler.asks,
+    f'fine_tune = {steps} does not fit a sampler that asks clients about the '
+    'models that they use; choose 0 or sampler.name = uniform',
+  )
+  require(
+    algorithm.network is None and algorithm.ready is None,
+    f'fine_tune = {steps} does not fit a method that is judged by another '
+    'model than its clients train; choose 0 or another method',
+  )
   base = algorithm.personal
 
   def start(hyper: Hyper, ctx: Ctx) -> Start:

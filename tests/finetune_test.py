@@ -46,3 +46,16 @@ def test_a_configuration_judges_tuned_models():
     metrics, _ = programs.judge(job.hyper, job.federation, state, job.tests)
     losses.append(float(metrics['test/loss']))
   assert losses[1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize(
+  ('field', 'value'), [('asks', True), ('network', 0), ('ready', 0)]
+)
+def test_what_does_not_fit_is_refused(field, value):
+  algorithm = toy.problem('fedavg').algorithm
+  if field == 'asks':
+    changes = {'sampler': algorithm.sampler._replace(asks=True)}
+  else:
+    changes = {field: value}
+  with pytest.raises(ValueError, match=r'fine_tune = 2 does not fit .* 0 or'):
+    finetune.tuned(algorithm._replace(**changes), toy.model(), 2)

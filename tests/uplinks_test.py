@@ -316,6 +316,13 @@ def test_outside_a_submodel_nothing_is_sent(uplink):
 
 
 @pytest.mark.usefixtures('x64')
+def test_small_networks_of_narrow_clients_send_the_same():
+  """Where one client runs at a time it takes another way through the method."""
+  p = toy.problem('width', uplink=LOSSY['sign'])
+  assert_same(weights(p, slim=True), weights(p), 1e-9)
+
+
+@pytest.mark.usefixtures('x64')
 @pytest.mark.parametrize(
   ('name', 'uplink'), [('scaffold', 'sign'), ('fedga', 'sparse')]
 )
