@@ -109,13 +109,13 @@ def test_stages_of_a_network_for_images():
 def test_models_start_alike():
   """As copies of one network, but for heads of other sizes."""
   params = toy.problem('inclusivefl').state.server.params
-  whole = toy.net(4).init(jax.random.key(1), jnp.ones((1, 4)))
+  whole = toy.net(3).init(jax.random.key(1), jnp.ones((1, 4)))
   assert whole['params'].keys() == {*params['shared'], *params['own'][-1]}
   for own in params['own']:
     near = params['own'][-1]['classifier']['kernel']
     np.testing.assert_array_equal(own['classifier']['kernel'], near)
   np.testing.assert_array_equal(
-    params['own'][0]['dense1']['kernel'], params['shared']['dense1']['kernel']
+    params['own'][0]['dense0']['kernel'], params['shared']['dense0']['kernel']
   )
 
 
@@ -130,10 +130,10 @@ def test_only_stages_of_one_shape_teach():
 
 @pytest.mark.usefixtures('x64')
 def test_without_the_larger_model_nobody_teaches():
-  """Round 0 has clients of the two smaller models; of the smallest, then."""
+  """Of three models the largest, the larger two, and the middle one lack."""
   p = toy.problem('inclusivefl')
   dead = toy.DEAD
-  for cohort in ([1, 2, 4, 5], [2, 5, dead, dead], [0, 3, dead, dead]):
+  for cohort in ([0, 1, 3, 4], [0, 3, dead, dead], [2, 5, 0, 3]):
     q = p.with_cohorts(np.array([cohort, [dead] * 4, [dead] * 4]))
     got = oracles.weights_of(toy.run(q).server.params)
     for a, b in zip(got, oracles.ORACLES['inclusivefl'](q), strict=True):

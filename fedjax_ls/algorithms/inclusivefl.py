@@ -249,21 +249,21 @@ def _client(types: Types, i: int, shapes: list, unroll: int):
       'shared': joined['shared'] | {name: tree[name] for name in shared},
     }
 
-  def spread(tree: Tree, like: list[Tree], weight) -> Weighted:
+  def spread(tree: Tree, like: list[Tree], weight, zeros) -> Weighted:
     weights = jax.tree.map(lambda _: weight, tree)
+    nothing = jnp.zeros_like(weight)
     return Weighted(
-      among_all(tree, like, jnp.zeros_like),
-      among_all(weights, like, lambda _: jnp.zeros(())),
+      among_all(tree, like, zeros), among_all(weights, like, lambda _: nothing)
     )
 
-  def taught(change: Tree, weight) -> Weighted:
+  def taught(change: Tree, weight, zeros) -> Weighted:
     """For the next smaller model's last stage."""
     depths = types.depths
     value = [
-      teaching(jax.tree.map(jnp.zeros_like, params[j + 1]), *depths[j : j + 2])
+      teaching(jax.tree.map(zeros, params[j + 1]), *depths[j : j + 2])
       for j in range(len(depths) - 1)
     ]
-    weights = [jnp.zeros(())] * len(value)
+    weights = [jnp.zeros_like(weight)] * len(value)
     if i > 0:
       value[i - 1] = teaching(change, *depths[i - 1 : i + 1])
       weights[i - 1] = weight
@@ -277,11 +277,17 @@ def _client(types: Types, i: int, shapes: list, unroll: int):
     upload = one(hyper, ctx._replace(message=message))
     weight = server.client_weight(hyper, ctx)
     change = upload.summed['delta'].value
+
+    def zeros(like) -> jax.Array:
+      # Varying over the mesh as the others do.
+      leaf = jax.tree.leaves(change)[0]
+      return jnp.zeros_like(leaf, shape=like.shape, dtype=like.dtype)
+
     return Upload(
       {
-        'delta': spread(change, params, weight),
-        'stats': spread(upload.summed['stats'].value, stats, weight),
-        'teacher': taught(change, weight),
+        'delta': spread(change, params, weight, zeros),
+        'stats': spread(upload.summed['stats'].value, stats, weight, zeros),
+        'teacher': taught(change, weight, zeros),
       },
       metrics=upload.metrics,
     )
@@ -323,7 +329,7 @@ METHOD = Method(
     'Liu, Wu, Wu, Wang, Zhao, Chen, Xie. No one left behind: inclusive '
     'federated learning over heterogeneous devices. KDD 2022.',
   ),
-  toy=InclusiveFL(rates=('1', '3/4', '1/2')),
+  toy=InclusiveFL(rates=('1/3', '2/3', '1')),
   identity=Identity(InclusiveFL(rates=('1',)), 'fedavg', FedAvg()),
   needs_submodels=True,
   shallow=True,

@@ -57,7 +57,8 @@ def oracle(p):
         continue
       move = means[m][depth - 1]
       if m + 1 < len(depths) and means[m + 1] is not None:
-        teacher = np.mean(means[m + 1][depth - 1 : depths[m + 1]], 0)
+        there = means[m + 1][depth - 1 : depths[m + 1]]
+        teacher = np.mean([s for s in there if s.shape == move.shape], 0)
         move = beta * teacher + (1 - beta) * move
       own[m][f'dense{depth - 1}'] = own[m][f'dense{depth - 1}'] + move
       own[m]['classifier'] = own[m]['classifier'] + means[m][depth]
