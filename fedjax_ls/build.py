@@ -241,10 +241,13 @@ def largest_chunk(
 
 def _algorithm(config: Config, nets: Networks) -> round_lib.Algorithm:
   method = algorithms.METHODS[config_lib.method_name(config)]
-  who = samplers.make(config.sampler, nets.model)
   unroll = config.execution.unroll
-  parts = algorithms.Parts(nets.model, who, unroll, nets.submodels)
-  return method.build(config.algorithm, parts)
+  everyone = samplers.everyone()
+  parts = algorithms.Parts(nets.model, everyone, unroll, nets.submodels)
+  algorithm = method.build(config.algorithm, parts)
+  # It may ask about the model that the method is judged by.
+  judged = algorithm.network or nets.model
+  return algorithm._replace(sampler=samplers.make(config.sampler, judged))
 
 
 def _clocked(
