@@ -249,10 +249,14 @@ def _algorithm(
   config: Config, nets: Networks, population: int
 ) -> round_lib.Algorithm:
   method = algorithms.METHODS[config_lib.method_name(config)]
-  who = samplers.make(config.sampler, nets.model)
   unroll = config.execution.unroll
-  parts = algorithms.Parts(nets.model, who, unroll, nets.submodels)
+  everyone = samplers.everyone()
+  parts = algorithms.Parts(nets.model, everyone, unroll, nets.submodels)
   algorithm = method.build(config.algorithm, parts)
+  # It may ask about the model that the method is judged by.
+  judged = algorithm.network or nets.model
+  who = samplers.make(config.sampler, judged)
+  algorithm = algorithm._replace(sampler=who)
   algorithm = attacks.under(algorithm, config.attack, population)
   algorithm = uplinks.through(algorithm, config.uplink)
   algorithm = robust.reduced(algorithm, config.server)

@@ -162,27 +162,29 @@ def splitmix(settings: SplitMix, parts: Parts) -> Algorithm:
     taken = state.extra.taken + live.astype(jnp.uint32)
     return state._replace(extra=state.extra._replace(taken=taken))
 
-  def init(hyper: Hyper, key, federation):
+  def start(key) -> tuple[Tree, Tree]:
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
     # One network starts as FedAvg's does.
     params, stats = jax.vmap(model.init)(keys if count > 1 else key[None])
     if settings.rescale:
       params = rescaled(params, submodels.shapes[0], 1 / count)
+    return params, stats
+
+  def init(hyper: Hyper, key, federation):
+    params, stats = start(key)
     opt = server.optimizer(hyper.server).init(params)
     seed = jax.random.bits(jax.random.fold_in(key, count), (), jnp.uint32)
     queue = Queue(seed, jnp.zeros((), jnp.uint32))
     return server.ServerState(params, stats, opt, queue), ()
 
+  sizes = {str(rate): int(rate * count) for rate in rates if rate < 1}
+  mixed = mixture(model, sizes, settings.batch_statistics)
   return Algorithm(
     init=init,
     phases=(Phase(server.send, at_once, step, alone=one_by_one),),
     sampler=parts.sampler,
     model=server.global_model,
-    network=mixture(
-      model,
-      {str(rate): int(rate * count) for rate in rates if rate < 1},
-      settings.batch_statistics,
-    ),
+    network=mixed._replace(init=start),
   )
 
 
@@ -255,11 +257,10 @@ def mixture(
   ((1, 2), 2)
   """
 
-  def apply(params, stats, x, *, train=False, mask=None, key=None):
+  def apply(params, stats, x, *, train=False, **options):
     def one(params, stats):
-      return model.apply(
-        params, stats, x, train=train or batch_statistics, mask=mask, key=key
-      )
+      batch = train or batch_statistics
+      return model.apply(params, stats, x, train=batch, **options)
 
     every, moved = jax.vmap(one)(params, stats)
     count = len(jax.tree.leaves(params)[0])

@@ -185,11 +185,12 @@ def grow(tree: Tree, shapes: Tree) -> Tree:
    [0. 0. 0.]]
   """
 
-  types = [leaf.dtype for leaf in jax.tree.leaves(tree)]
+  first = next(iter(jax.tree.leaves(tree)), None)
 
   def padded(leaf, like):
     if leaf is None:
-      return jnp.zeros(like.shape, jnp.result_type(*types))
+      # Varying over the mesh as the others do.
+      return jnp.zeros_like(like if first is None else first, shape=like.shape)
     ends = [b - a for a, b in zip(leaf.shape, like.shape, strict=True)]
     return jnp.pad(leaf, [(0, end) for end in ends])
 

@@ -14,12 +14,15 @@ ROUNDS = 3
 
 def weights_of(params) -> list[np.ndarray]:
   """[W1 (4, 6), W2 (6, 3)] of the toy net's parameters; with more layers or
-  classifiers, of the layers, then of the classifiers, shallow to deep."""
+  classifiers, of the layers, then of the classifiers, shallow to deep; with
+  several nets, of each, then of what they share."""
   if 'dense0' in params:
     count = sum(name.startswith('dense') for name in params)
     names = [f'dense{i}' for i in range(count)]
     names += [f'exit{i}' for i in range(count - 1) if 'exit0' in params]
     return [np.array(params[n]['kernel']) for n in (*names, 'classifier')]
+  if len(params.get('own', ())) > 1:
+    return list(map(np.array, jax.tree.leaves(params)))
   by_shape = {np.shape(leaf)[-2:]: leaf for leaf in jax.tree.leaves(params)}
   return [np.array(by_shape[4, 6]), np.array(by_shape[6, 3])]
 
