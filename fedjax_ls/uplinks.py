@@ -24,6 +24,7 @@ import jax.numpy as jnp
 
 from fedjax_ls import links as links_lib
 from fedjax_ls.data.checks import require
+from fedjax_ls.data.federation import Federation
 from fedjax_ls.hyper import Hyper, Server
 from fedjax_ls.hyper import Uplink as Settings
 from fedjax_ls.types import Algorithm, Array, Ctx, Phase, Tree, Upload, Weighted
@@ -63,8 +64,9 @@ def through(algorithm: Algorithm, settings: Settings) -> Algorithm:
 
   def init(hyper, key, federation):
     server, client = algorithm.init(hyper, key, federation)
-    params, _ = algorithm.model(server)
-    return server, (client, jax.tree.map(jnp.zeros_like, params))
+    shapes = _update_shape(algorithm, hyper, federation, server, client)
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    return server, (client, zeros)
 
   def own_model(hyper, ctx: Ctx):
     assert personal is not None
@@ -210,15 +212,13 @@ def _send(
     _check_private(settings, upload)
   change, held = update_of(f'uplink.links = {settings.links!r}', upload)
   if lost is not None:
-    missing = _shaped(lost, change)
-    change = jax.tree.map(jnp.add, change, missing)
+    change = jax.tree.map(jnp.add, change, lost)
   key = jax.random.fold_in(key, _UPLINK)
   arrived, packet = _arriving(settings, key, change, held)
   if lost is not None:
-    left = jax.tree.map(
-      lambda h, c, a, e: jnp.where(h, c - a, e), held, change, arrived, missing
+    lost = jax.tree.map(
+      lambda h, c, a, e: jnp.where(h, c - a, e), held, change, arrived, lost
     )
-    lost = _shaped(left, lost)
   return with_update(upload, arrived), lost, packet.size
 
 
@@ -279,19 +279,27 @@ def _held(value: Tree, weight: Tree) -> Tree:
   return jax.tree.map(leaf, value, weight)
 
 
-def _shaped(tree: Tree, like: Tree) -> Tree:
-  """A tree with the shapes of another, which may have axes of length 1."""
+def _update_shape(
+  algorithm: Algorithm, hyper: Hyper, federation: Federation, server, client
+) -> Tree:
+  """Shapes and types of the update that a client of a method sends."""
 
-  def sizes(tree):
-    paths = jax.tree_util.tree_leaves_with_path(tree)
-    return [(path, leaf.size) for path, leaf in paths]
+  def update(federation: Federation, server, client) -> Tree:
+    x, y, index, size, labels, tier = map(jnp.asarray, federation)
+    zero, carry = jnp.zeros((), jnp.int32), ()
+    for phase in algorithm.phases:
+      message = phase.broadcast(hyper, server, zero)
+      upload = phase.client(
+        hyper,
+        Ctx(
+          message, client, carry, x, y, index[0], size[0], labels[0], tier[0],
+          jax.random.key(0), zero, zero,
+        ),
+      )  # fmt: skip
+      carry = carry if upload.carry is None else upload.carry
+    return update_of('uplink.error_feedback = True', upload)[0]
 
-  require(
-    sizes(tree) == sizes(like),
-    'uplink.error_feedback = True does not fit a method whose update is not '
-    'shaped like its model; set it to false',
-  )
-  return jax.tree.map(lambda a, b: a.reshape(b.shape), tree, like)
+  return jax.eval_shape(update, federation, server, client)
 
 
 def _check_private(settings: Settings, upload: Upload) -> None:
