@@ -15,8 +15,10 @@ published (test accuracy in %, mean over clients, last round):
   Table 10, one class, E = 10:  FedAvg 55.86, FN 77.14, LN 78.04
   Table 14, three seeds:        FedAvg 55.76 +- 0.55, FN 76.85 +- 0.37,
                                 LN 77.21 +- 0.85
-measured: LN, seed 0, 200 of the 10,000 rounds: 38.1 at round 200 (39.9 at round
-  150), about 17 minutes on 2 CPU cores shared with other jobs (2026-11-21).
+measured (seed 0, %, on 2 CPU cores shared with other jobs, 2026-11-21, of the
+  10,000 rounds): none 16.5 at round 200, 16.2 at 400 (39 minutes); FN 30.8 at
+  150; LN 38.0 at 200, 49.9 at 400 (34 minutes).  The order of the published
+  rows is there, LN far above no norm; FN and FedDecorr were not run as far.
 Set model.norm=fn model.norm_where=last for FN and model.norm=ln for LN; read
 `test/accuracy/client_mean`.
 

@@ -12,7 +12,7 @@ learning rate is chosen on validation data, a tenth of the training rows.
 Coefficient 0.1 in the scale of the authors' code, and in the scale of the
 paper's formula, in which the same coefficient acts about 64 times less.
 
-measured: `configs/feddecorr_alphas/README.md`.
+measured: nothing yet.
 """
 
 import fedjax_ls as fl
