@@ -103,7 +103,7 @@ def test_the_servers_momentum_is_inherited():
     return toy.run(p.with_cohorts(toy.EVERYONE), rounds).server
 
   before = after(1, optimizer='momentum', momentum=0.5)
-  moments = oracles.weights_of(before.opt)
+  moments = oracles.weights_of(before.opt[0].trace)
   pushed, plain = after(2, optimizer='momentum', momentum=0.5), after(2)
   assert int(pushed.extra.num) == 2
   params = (oracles.weights_of(state.params) for state in (pushed, plain))
