@@ -13,6 +13,7 @@ from fedjax_ls.models import (
   make_net,
   options_of,
 )
+from fedjax_ls.models.base import Width
 from tests.networks import KEY
 
 OWN = """
@@ -57,7 +58,7 @@ def test_every_network_takes_the_common_options(name):
     'norm': 'ln', 'norm_where': 'last', 'norm_before': True,
     'norm_affine': True, 'norm_groups': 1, 'norm_eps': 1e-3, 'use_bias': True,
     'projector': (4,), 'initializer': 'torch', 'lowering': 'matmul',
-    'dtype': jnp.bfloat16,
+    'scaler': Width(1, 2), 'dtype': jnp.bfloat16,
   }  # fmt: skip
   net = make_net(name, num_classes=3, **common)
   assert {k: getattr(net, k) for k in common} == common
