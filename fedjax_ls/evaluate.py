@@ -99,6 +99,7 @@ def client_values(
 
   A client without test examples has 0.
   """
+  model = algorithm.network or model
   if algorithm.personal is not None:
     return _by_client(
       model, algorithm.personal, None, hyper, state, federation, test,

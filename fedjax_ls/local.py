@@ -18,11 +18,8 @@ Array = jax.Array
 Tree = Any
 Read = Callable[[Ctx, Outputs], Outputs]
 
-_SHUFFLE, _NOISE, _AUGMENT = (
-  0,
-  1,
-  2,
-)  # purposes that a client's key is folded with
+# Purposes that a client's key is folded with.
+_SHUFFLE, _NOISE, _AUGMENT = 0, 1, 2
 
 
 class Start(NamedTuple):

@@ -97,7 +97,6 @@ def round_step(
   execution: Execution = Execution(),  # noqa: B008
 ) -> State:
   """One round, with all examples and all client states on the device."""
-  federation = with_tiers(algorithm, federation, state)
   ids, sampler = draw(algorithm, hyper, federation, state, execution)
   slots = lay_out(federation, state.clients, ids, execution)
   server, clients, report, own = exchange(

@@ -94,3 +94,17 @@ def test_tenths_round_up():
   spread = evaluate.spread_over_clients(values, jnp.arange(25) < 21)
   assert spread['client_worst10'] == pytest.approx(1 / 25)
   assert spread['client_best10'] == pytest.approx(19 / 25)
+
+
+@pytest.mark.parametrize('name', ['fedavg', 'depthfl', 'splitmix'])
+def test_values_of_clients_are_of_the_model_that_is_judged(name):
+  p = toy.problem(name)
+  args = p.algorithm, toy.model(), p.hyper, p.state, p.federation, p.federation
+  means = evaluate.evaluate(*args)
+  values = evaluate.client_values(*args)
+  np.testing.assert_allclose(
+    values['accuracy'].mean(), means['accuracy/client_mean'], rtol=1e-6
+  )
+  np.testing.assert_allclose(
+    np.average(values['loss'], weights=toy.SIZES), means['loss'], rtol=1e-6
+  )
