@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from fedjax_ls.cost import Cost
+from fedjax_ls.cost import Cost, Traffic, one_model
 from fedjax_ls.data.checks import require
 from fedjax_ls.models.base import Model
 from fedjax_ls.models.submodels import Submodels
@@ -76,6 +76,8 @@ class Method(NamedTuple):
       rest of a configuration makes no sense with the method.
     costs: `(settings, costs) -> costs`, what a client of each tier spends on
       an example and a model, from the costs of the tiers' networks.
+    traffic: `(settings, tier, params, stats) -> Traffic`, what a client of a
+      tier receives and sends in a round, from the shapes of its network.
   """
 
   name: str
@@ -93,6 +95,7 @@ class Method(NamedTuple):
   costs: Callable[[Any, tuple[Cost, ...]], tuple[Cost, ...]] = (
     lambda settings, costs: costs
   )
+  traffic: Callable[[Any, int, Any, Any], Traffic] = one_model
 
 
 def has_term(name: str) -> Callable[[Any], None]:

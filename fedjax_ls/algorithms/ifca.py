@@ -10,6 +10,7 @@ from jax.tree_util import tree_leaves_with_path, tree_map_with_path
 from fedjax_ls import local, rules, server
 from fedjax_ls.algorithms.base import Identity, Method, Parts
 from fedjax_ls.algorithms.fedavg import FedAvg
+from fedjax_ls.cost import Traffic, one_model
 from fedjax_ls.data.checks import require
 from fedjax_ls.hyper import Hyper, learning_rate, traced
 from fedjax_ls.local import End, Start
@@ -179,6 +180,17 @@ def ifca(settings: Ifca, parts: Parts) -> Algorithm:
   )
 
 
+def traffic(settings: Ifca, tier: int, params, stats) -> Traffic:
+  """All models are received, with one body where they share it; one is sent."""
+  arrays = tree_leaves_with_path((params, stats))
+  received = sum(
+    leaf.size * (1 if is_shared(settings, path[1:]) else settings.clusters)
+    for path, leaf in arrays
+  )
+  one = one_model(settings, tier, params, stats)
+  return one._replace(received=received)
+
+
 def is_shared(settings: Ifca, path) -> bool:
   """Whether all clusters share the array at `path` of a tree."""
   name = name_of(path)
@@ -204,4 +216,5 @@ METHOD = Method(
   toy=Ifca(clusters=2),
   identity=Identity(Ifca(clusters=1), 'fedavg', FedAvg()),
   ranges={'clusters': rules.COUNT},
+  traffic=traffic,
 )
