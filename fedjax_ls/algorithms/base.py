@@ -111,6 +111,20 @@ def has_term(name: str) -> Callable[[Any], None]:
   return check
 
 
+def steps_unless(*options: str) -> Callable[[Any], None]:
+  """`Method.check` of a method without local steps under some options."""
+
+  def check(config) -> None:
+    option = config.algorithm.option
+    require(
+      option not in options or not config.client.partial_work,
+      f'client.partial_work = True does not fit algorithm.option = {option!r}, '
+      'under which clients take no local steps to leave out; set it to false',
+    )
+
+  return check
+
+
 def has_calibration(config) -> None:
   """`Method.check` of a method that calibrates logits itself."""
   require(

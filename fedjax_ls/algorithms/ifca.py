@@ -8,7 +8,7 @@ import optax
 from jax.tree_util import tree_leaves_with_path, tree_map_with_path
 
 from fedjax_ls import local, rules, server
-from fedjax_ls.algorithms.base import Identity, Method, Parts
+from fedjax_ls.algorithms.base import Identity, Method, Parts, steps_unless
 from fedjax_ls.algorithms.fedavg import FedAvg
 from fedjax_ls.cost import Traffic, one_model
 from fedjax_ls.data.checks import require
@@ -217,4 +217,5 @@ METHOD = Method(
   identity=Identity(Ifca(clusters=1), 'fedavg', FedAvg()),
   ranges={'clusters': rules.COUNT},
   traffic=traffic,
+  check=steps_unless('gradients'),
 )

@@ -31,7 +31,8 @@ from fedjax_ls.types import (
 Array = jax.Array
 Tree = Any
 
-# What a client's key is folded with for its bases; local training takes 0 to 2.
+# What a client's key is folded with for its bases; local training takes 0 to 2
+# and 4.
 _BASES = 3
 
 
