@@ -115,7 +115,8 @@ class Model:
     name: a network of `fedjax_ls.models.MODELS`, or one's own by import path,
       `package.module:ClassName`, which is given those of the settings below
       that its signature names, `num_classes`, `lowering` and `dtype`.
-    hidden: hidden sizes of `mlp` and of a network of one's own.
+    hidden: hidden sizes of `mlp` and of a network of one's own; () makes
+      `mlp` logistic regression.
     feature: size of the feature of `cnn`, 192 or 384.
     norm: kind of norm, `none`, `fn`, `ln`, `gn`, `in`, `bn` or `shift`.
     norm_where: `layers`, `last` or `reduced`.
