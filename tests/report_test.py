@@ -244,7 +244,8 @@ def test_costs_far_apart_are_drawn_on_a_logarithmic_axis(tmp_path, monkeypatch):
 
   monkeypatch.setattr(report.pictures, 'draw', noted)
   report.sections(report.cells(study.read(tmp_path)))
-  assert drawn['bytes sent to the server'] and not drawn['round']
+  assert drawn['bytes sent to the server']
+  assert not drawn['round']
 
 
 def test_spectra_are_of_the_chosen_setting(workdir, monkeypatch):

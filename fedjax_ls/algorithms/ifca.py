@@ -177,6 +177,7 @@ def ifca(settings: Ifca, parts: Parts) -> Algorithm:
       lambda a: a[0], server.global_model(state)
     ),
     personal=lambda hyper, ctx: chosen(hyper, ctx)[0],
+    cluster=lambda hyper, ctx: chosen(hyper, ctx)[1],
   )
 
 
