@@ -98,8 +98,8 @@ class Tiers:
   """Which resource tier each client is in; tier 0 comes first.
 
   Attributes:
-    kind: `random`, `by_size` (tier 0 holds the largest clients),
-      `inverse_size` or `by_class`.
+    kind: `random`, `in_order` (tier 0 holds the first clients), `by_size`
+      (tier 0 holds the largest clients), `inverse_size` or `by_class`.
     proportions: shares of the clients in each tier, empty for equal ones.
   """
 
