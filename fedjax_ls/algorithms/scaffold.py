@@ -152,4 +152,5 @@ METHOD = Method(
   ),
   # The control variates.
   traffic=and_a_tree,
+  adversarial=True,
 )
