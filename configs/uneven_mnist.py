@@ -1,4 +1,4 @@
-"""MNIST, forty uneven clients: methods for narrow and shallow networks, a study.
+"""MNIST, forty uneven clients: methods for narrow and shallow ones, a study.
 
   python -m experiments.sweep --config=configs/uneven_mnist.py \
     --config.data.path=mnist.npz --workdir=runs/uneven_mnist
@@ -14,8 +14,9 @@ learning rate is chosen between two on validation data, a tenth of the training
 rows, and the test set is reported for it.
 
 There are four tiers of ten clients.  In one column the clients with most rows
-are strong and can train the whole network, in the other those with fewest.  Widths are 1, 1/2,
-1/4 and 1/8 of the channels, depths 1, 3/4, 1/2 and 1/4 of the convolutions:
+are strong and can train the whole network, in the other those with fewest.
+Widths are 1, 1/2, 1/4 and 1/8 of the channels, depths 1, 3/4, 1/2 and 1/4 of
+the convolutions:
 
   network     parameters  multiply-accumulates
   whole           25,034  131,104

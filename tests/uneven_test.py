@@ -13,13 +13,13 @@ from fedjax_ls import round as round_lib
 from fedjax_ls.data import tiers
 from fedjax_ls.validate import validate
 
-FEW = (('sampler.name', 'uniform'), ('sampler.cohort_size', 3))
+LOSSES = (('sampler.name', 'pow_d'), ('sampler.cohort_size', 3))
 
 # (method, without the part, with it)
 CASES = {
   'fn-heterofl': ('heterofl', (), (('model.norm', 'fn'),)),
   'yogi-heterofl': ('heterofl', (), (('server.optimizer', 'yogi'),)),
-  'pow_d-heterofl': ('heterofl', FEW, (*FEW[1:], ('sampler.name', 'pow_d'))),
+  'pow_d-heterofl': ('heterofl', (), LOSSES),
   'decorrelation-depthfl': (
     'depthfl', (), (('loss.terms', ('decorrelation',)),)
   ),
@@ -42,9 +42,10 @@ def prepared(method: str, fields: tuple) -> build.Experiment:
   return build.prepare(validate(made))
 
 
-def two_rounds(experiment: build.Experiment):
-  """`federation -> leaves of the server's parameters`, compiled."""
-  job, state = experiment.job, experiment.state
+@functools.cache
+def two_rounds(method: str, fields: tuple):
+  """`federation -> leaves of the server's parameters`, and the federation."""
+  job, state = prepared(method, fields)[:2]
 
   @jax.jit
   def go(federation):
@@ -52,13 +53,12 @@ def two_rounds(experiment: build.Experiment):
       job.algorithm, job.hyper, federation, state, 2, job.execution
     )
 
-  return lambda federation: jax.tree.leaves(go(federation).server.params)
+  return lambda own: jax.tree.leaves(go(own).server.params), job.federation
 
 
-@functools.cache
 def trained(method: str, fields: tuple):
-  experiment = prepared(method, fields)
-  return two_rounds(experiment)(experiment.job.federation)
+  go, federation = two_rounds(method, fields)
+  return go(federation)
 
 
 def differ(ours, theirs) -> bool:
@@ -76,8 +76,8 @@ def test_a_part_runs_and_changes_the_method(case):
 
 
 def test_every_kind_of_tiers_is_another_federation():
+  go, _ = two_rounds('heterofl', ())
   kinds = [prepared('heterofl', (('tiers.kind', k),)) for k in tiers.KINDS]
-  go = two_rounds(kinds[0])
   ends = [go(kind.job.federation) for kind in kinds]
   for i, ours in enumerate(ends):
     assert all(np.isfinite(leaf).all() for leaf in ours)
