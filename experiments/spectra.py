@@ -57,6 +57,8 @@ def draw(workdirs: Sequence[str], out: str, at: int = 0) -> None:
 def labels(configs: Sequence[Config]) -> list[str]:
   """What tells each configuration from the others, '' for nothing.
 
+  Fields go by their last name, and kinds and methods by their value.
+
   >>> labels([Config(), Config(seed=1), Config(seed=2)])
   ['seed = 0', 'seed = 1', 'seed = 2']
   """
@@ -69,8 +71,13 @@ def labels(configs: Sequence[Config]) -> list[str]:
   for config in configs:
     values = {k: v for k, (_, v) in config_lib.leaves(config).items()}
     values['algorithm.name'] = config_lib.method_name(config)
-    told.append(', '.join(f'{k} = {values[k]}' for k in fields if k in values))
+    told.append(', '.join(_told(k, values[k]) for k in fields if k in values))
   return told
+
+
+def _told(field: str, value: object) -> str:
+  last = field.split('.')[-1]
+  return str(value) if last in ('name', 'kind') else f'{last} = {value}'
 
 
 def _stored(path: str) -> Config:

@@ -8,6 +8,7 @@ from fedjax_ls import algorithms, data, models, samplers
 from fedjax_ls.config import Config, ConfigError
 from fedjax_ls.data import Federation, federate
 from fedjax_ls.hyper import (
+  Adversarial,
   Attack,
   Client,
   Hyper,
@@ -34,6 +35,7 @@ from fedjax_ls.types import Algorithm, Execution, Phase, State
 __all__ = [
   'CNN',
   'MLP',
+  'Adversarial',
   'Algorithm',
   'Attack',
   'Client',

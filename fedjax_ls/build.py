@@ -11,6 +11,7 @@ import numpy as np
 
 from fedjax_ls import (
   accounting,
+  adversarial,
   algorithms,
   attacks,
   consistency,
@@ -127,6 +128,7 @@ def plan(config: Config, stored: dict[str, Any] | None = None) -> Plan:
   algorithm = sentence(_algorithm, config, nets, len(partition.train))
   federation = sentence(_federation, config, samples, nets)
   sentence(consistency.check_model, nets.model, federation)
+  consistency.check_attacks(config.adversarial, nets.model, federation)
   method = algorithms.METHODS[config_lib.method_name(config)]
   spent: tuple[Cost, ...] = ()
   if config.clock.macs_per_second:
@@ -189,6 +191,7 @@ def settings(config: Config) -> hyper.Hyper:
     config.sampler,
     config.uplink,
     config.attack,
+    config.adversarial,
   )
 
 
@@ -260,6 +263,7 @@ def _algorithm(
   algorithm = attacks.under(algorithm, config.attack, population)
   algorithm = uplinks.through(algorithm, config.uplink)
   algorithm = robust.reduced(algorithm, config.server)
+  algorithm = adversarial.judged(algorithm, nets.model, config.adversarial)
   return finetune.tuned(algorithm, nets.model, config.fine_tune)
 
 

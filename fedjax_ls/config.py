@@ -101,8 +101,8 @@ class Tiers:
   """Which resource tier each client is in; tier 0 comes first.
 
   Attributes:
-    kind: `random`, `by_size` (tier 0 holds the largest clients),
-      `inverse_size` or `by_class`.
+    kind: `random`, `in_order` (tier 0 holds the first clients), `by_size`
+      (tier 0 holds the largest clients), `inverse_size` or `by_class`.
     proportions: shares of the clients in each tier, empty for equal ones.
   """
 
@@ -238,6 +238,7 @@ class Config:
     server: what the server does.
     uplink: what an update goes through on its way to the server.
     attack: which clients lie, and how.
+    adversarial: whether clients train on attacked examples, too.
     sampler: who takes part.
     clock: how fast the clients are, to simulate time and count what they
       spend.
@@ -261,6 +262,9 @@ class Config:
   server: hyper.Server = dataclasses.field(default_factory=hyper.Server)
   uplink: hyper.Uplink = dataclasses.field(default_factory=hyper.Uplink)
   attack: hyper.Attack = dataclasses.field(default_factory=hyper.Attack)
+  adversarial: hyper.Adversarial = dataclasses.field(
+    default_factory=hyper.Adversarial
+  )
   sampler: Sampler = dataclasses.field(default_factory=Sampler)
   clock: Clock = dataclasses.field(default_factory=Clock)
   execution: Execution = dataclasses.field(default_factory=Execution)

@@ -10,8 +10,9 @@ import numpy as np
 from fedjax_ls.algorithms import Method
 from fedjax_ls.config import ConfigError
 from fedjax_ls.data import Federation
-from fedjax_ls.hyper import Client
+from fedjax_ls.hyper import Adversarial, Client
 from fedjax_ls.models import Model, Submodels
+from fedjax_ls.models.dual_norm import NOISE
 from fedjax_ls.models.flax_model import LOSSES
 
 
@@ -70,6 +71,34 @@ def check_model(model: Model, federation: Federation) -> None:
       f'give the model {classes} outputs or the data num_classes = '
       f'{logits[-1]}',
     )
+
+
+def check_attacks(
+  settings: Adversarial, model: Model, federation: Federation
+) -> None:
+  """Refuses attacks on a model of one half, or on what are no images.
+
+  Raises:
+    ConfigError: one sentence.
+  """
+  if settings.steps == 0:
+    return
+  _, stats = jax.eval_shape(model.init, jax.random.key(0))
+  require(
+    NOISE in stats,
+    f'adversarial.steps = {settings.steps} needs a model with two halves of '
+    'each BatchNorm; give models.dual_norm(model)',
+  )
+  x = federation.x
+  pixels = x.dtype == np.uint8
+  if np.issubdtype(x.dtype, np.floating):
+    pixels = bool(np.min(x) >= 0 and np.max(x) <= 1)
+  require(
+    pixels,
+    f'adversarial.steps = {settings.steps} attacks images in [0, 1] but x '
+    f'({x.dtype}) has others; give uint8 or floats in [0, 1] and normalize '
+    'them by data.mean and data.std, or set it to 0',
+  )
 
 
 def check_tiers(submodels: Submodels | None, tier: Any) -> None:

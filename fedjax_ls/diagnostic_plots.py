@@ -52,7 +52,8 @@ def spectra(lines: dict[str, Found], path: pathlib.Path | IO[bytes]) -> None:
   """
   from matplotlib import colormaps
 
-  fig = _figure(8.0, 3.4)
+  columns = min(len(lines), max(1, 110 // (8 + max(map(len, lines)))))
+  fig = _figure(8.0, 3.4 + 0.2 * -(-len(lines) // columns))
   left, right = fig.subplots(1, 2, sharey=True)
   colors = colormaps['viridis'](np.linspace(0, 0.9, len(lines)))
   for color, (label, arrays) in zip(colors, lines.items(), strict=True):
@@ -64,7 +65,10 @@ def spectra(lines: dict[str, Found], path: pathlib.Path | IO[bytes]) -> None:
   for panel in (left, right):
     panel.set(xlabel='number of the singular value')
     panel.grid(alpha=0.3)
-  right.legend(fontsize='small')
+  fig.legend(
+    *right.get_legend_handles_labels(),
+    loc='outside lower center', ncols=columns, fontsize='small', frameon=False,
+  )  # fmt: skip
   fig.savefig(path, format='png')
 
 

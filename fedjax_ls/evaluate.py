@@ -1,6 +1,8 @@
 """How good a model is: on a central test set, and client by client."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -74,7 +76,10 @@ def evaluate(
   means['clients_left_out'] = jnp.sum(test.size == 0)
   for variant in algorithm.variants:
     weights = variant.weights(hyper, state.server, federation)
-    values = per_example(variant.model, *weights, test.x, test.y, batch_size)
+    attack = variant.attack and partial(variant.attack, hyper)
+    values = per_example(
+      variant.model, *weights, test.x, test.y, batch_size, attack
+    )
     means |= {f'{k}@{variant.name}': jnp.mean(v) for k, v in values.items()}
   if algorithm.answer is not None and test.index.shape[1]:
     local = _by_client(
@@ -120,15 +125,37 @@ def global_model(
 
 
 def per_example(
-  model: Model, params: Tree, stats: Tree, x: Array, y: Array, batch_size: int
+  model: Model,
+  params: Tree,
+  stats: Tree,
+  x: Array,
+  y: Array,
+  batch_size: int,
+  attack: Callable[..., Array] | None = None,
 ) -> dict[str, Array]:
-  """Loss and metrics of every example, `{name: [N]}`, in evaluation mode."""
+  """Loss and metrics of every example, `{name: [N]}`, in evaluation mode.
+
+  Args:
+    model: the network, its loss and metrics.
+    params: its parameters.
+    stats: its statistics.
+    x: `[N, ...]` examples.
+    y: `[N, ...]` their labels or targets.
+    batch_size: examples at a time.
+    attack: `(params, stats, x, y, key) -> x` changes a batch before, None for
+      nothing.
+  """
   batch_size = min(batch_size, len(x))
   batches = math.ceil(len(x) / batch_size)
   rows = jnp.arange(batches * batch_size).reshape(batches, batch_size)
 
   def one(rows):
-    return _metrics(model, params, stats, x, y, jnp.minimum(rows, len(x) - 1))
+    rows = jnp.minimum(rows, len(x) - 1)
+    seen, labels = x[rows], y[rows]
+    if attack is not None:
+      key = jax.random.fold_in(jax.random.key(0), rows[0])
+      seen = attack(params, stats, seen, labels, key)
+    return _metrics(model, params, stats, seen, labels)
 
   values = jax.lax.map(one, rows)
   return {k: v.reshape(-1)[: len(x)] for k, v in values.items()}
@@ -172,14 +199,11 @@ def spread_over_clients(values: Array, present: Array) -> dict[str, Array]:
 
 
 def _metrics(
-  model, params, stats, x, y, rows, answer=lambda outputs: outputs
+  model, params, stats, x, y, answer=lambda outputs: outputs
 ) -> dict[str, Array]:
-  outputs, _ = model.apply(params, stats, x[rows])
+  outputs, _ = model.apply(params, stats, x)
   outputs = answer(outputs)
-  return {
-    'loss': model.loss(outputs, y[rows]),
-    **model.metrics(outputs, y[rows]),
-  }
+  return {'loss': model.loss(outputs, y), **model.metrics(outputs, y)}
 
 
 def _client_means(values: Array, test: Federation) -> Array:
@@ -217,7 +241,7 @@ def _by_client(
         if answer
         else (lambda outputs: outputs)
       )
-      return _metrics(model, params, stats, test.x, test.y, rows, change)
+      return _metrics(model, params, stats, test.x[rows], test.y[rows], change)
 
     def step(i, total):
       at = i * batch_size + jnp.arange(batch_size)

@@ -235,6 +235,25 @@ class Attack:
   scale: float = 1.0
 
 
+@traced
+@dataclasses.dataclass
+class Adversarial:
+  """Training on attacked examples (PGD), and judging by them.
+
+  Attributes:
+    steps: of an attack, 0 for no attacks; BatchNorm is doubled if there are.
+    share: of the attacked examples in the loss, in [0, 1].
+    eps: largest change of a number of an image in [0, 1], > 0.
+    mixes: shares of the attacked half of BatchNorm with which the model is
+      judged, as decimals or fractions in [0, 1].
+  """
+
+  steps: int = 0
+  share: float = 0.5
+  eps: float = 8 / 255
+  mixes: tuple[str, ...] = ('0', '1/2', '1')
+
+
 class Hyper(NamedTuple):
   """All settings a round reads; `method` is the method's own dataclass."""
 
@@ -245,6 +264,7 @@ class Hyper(NamedTuple):
   sampler: Sampler = Sampler()
   uplink: Uplink = Uplink()
   attack: Attack = Attack()
+  adversarial: Adversarial = Adversarial()
 
 
 # How a part reads a number of its own from `Hyper`.

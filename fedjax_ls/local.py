@@ -7,7 +7,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_ls import calibrations, losses, server, shuffle, transforms
+from fedjax_ls import (
+  adversarial,
+  calibrations,
+  losses,
+  server,
+  shuffle,
+  transforms,
+)
 from fedjax_ls.calibrations import Calibration
 from fedjax_ls.hyper import Client, Hyper, learning_rate
 from fedjax_ls.losses import Term, View, model_loss
@@ -158,7 +165,7 @@ def objective(
 
   Args:
     model: the network and its loss.
-    hyper: says what `hyper.loss` adds.
+    hyper: says what `hyper.loss` adds, and whether `hyper.adversarial` attacks.
     ctx: the client.
     anchor: parameters of the model that the client received.
     terms: the method's own terms.
@@ -176,9 +183,9 @@ def objective(
     exits = tuple(map(calibrated, outputs.exits))
     return outputs._replace(logits=logits, exits=exits)
 
-  def on_batch(params, stats, x, y, mask, key, width=None):
+  def on_batch(params, stats, x, y, mask, key, width=None, **half):
     outputs, stats = model.apply(
-      params, stats, x, train=True, mask=mask, key=key, width=width
+      params, stats, x, train=True, mask=mask, key=key, width=width, **half
     )
     outputs = calibrated(outputs if read is None else read(ctx, outputs))
     view = View(outputs, x, y, mask, params, anchor, ctx)
@@ -187,7 +194,9 @@ def objective(
       value = value + term(hyper, view)
     return value, stats
 
-  return on_batch
+  if hyper.adversarial.steps == 0:
+    return on_batch
+  return adversarial.on_both(on_batch, model, hyper)
 
 
 def full_gradient(

@@ -79,7 +79,7 @@ def map_clients(client, hyper, ctx: Ctx, ids, live, execution: Execution):
 
   def run(hyper, shared, own, live):
     client = partial(one, hyper)
-    axes = () if mesh is None else mesh.axis_names
+    axes = () if mesh is None else ('clients',)
     return _chunks(client, shared, own, live, execution.chunk, axes)
 
   run = run if mesh is None else _sharded(run, mesh, execution.fed)
@@ -126,7 +126,10 @@ def _chunks(one, shared, own, live: Array, chunk: int, axes=()):
 
 
 def _sharded(run, mesh, fed: bool):
-  """`run` with its clients split over the mesh and its sums added up."""
+  """`run` with its clients split over the mesh and its sums added up.
+
+  A study's mesh has a second axis, over which the caller has split already.
+  """
   replicated = jax.sharding.PartitionSpec()
   split = jax.sharding.PartitionSpec('clients')
   examples = split if fed else replicated
@@ -145,7 +148,8 @@ def _sharded(run, mesh, fed: bool):
 
   return jax.shard_map(
     local,
-    mesh=mesh,
+    mesh=mesh if mesh.axis_names == ('clients',) else None,
     in_specs=(replicated, shared_specs, split, split),
     out_specs=(replicated, replicated, split),
+    axis_names={'clients'},
   )

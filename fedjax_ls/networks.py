@@ -32,6 +32,8 @@ def networks(config: Config, dataset: Dataset, lowering: str) -> Networks:
   model = models.flax_model(
     net, example, loss=settings.loss, **_images(config.data, example.shape)
   )
+  if config.adversarial.steps:
+    model = _doubled(model, config)
   if not method.needs_submodels:
     return Networks(net, model, None)
   parts_of = (
@@ -39,6 +41,18 @@ def networks(config: Config, dataset: Dataset, lowering: str) -> Networks:
   )
   rates = method.slim_rates(config.algorithm)
   return Networks(net, model, parts_of(net, example, rates))
+
+
+def _doubled(model: models.Model, config: Config) -> models.Model:
+  """The model with two halves of each BatchNorm."""
+  settings, steps = config.model, config.adversarial.steps
+  if settings.norm != 'bn' or 'norm_eps' not in net_fields(settings.name):
+    raise ConfigError(
+      f'adversarial.steps = {steps} doubles BatchNorms but model.norm = '
+      f'{settings.norm!r} of model.name = {settings.name!r} has none; use a '
+      "network of fedjax_ls.models with model.norm = 'bn'"
+    )
+  return models.dual_norm(model, settings.norm_eps)
 
 
 def _images(

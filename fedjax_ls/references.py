@@ -56,6 +56,12 @@ REDUCTIONS = {
     'IEEE TSP 2022.'
   ),
 }
+ADVERSARIAL = [
+  'Madry, Makelov, Schmidt, Tsipras, Vladu. Towards deep learning models '
+  'resistant to adversarial attacks. ICLR 2018.',
+  'Xie, Tan, Gong, Wang, Yuille, Le. Adversarial examples improve image '
+  'recognition. CVPR 2020.',
+]
 # Methods whose papers brought what any method can have.
 METHODS_OF = {
   'proximal': 'fedprox',
@@ -86,6 +92,7 @@ def references(config: Config) -> list[str]:
     found += [table[name]] if name in table else []
   found += [LINKS[name] for name in config.uplink.links if name in LINKS]
   found += [_EF] if config.uplink.error_feedback else []
+  found += ADVERSARIAL if config.adversarial.steps else []
   parts = [*config.loss.terms, config.loss.calibration]
   parts += ['sam'] if config.client.sam else []
   for part in parts:

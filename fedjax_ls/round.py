@@ -156,7 +156,7 @@ def lay_out(
   """Gathers what a cohort needs, in the order in which devices take it."""
   population = len(federation.size)
   mesh = execution.mesh
-  devices = 1 if mesh is None else mesh.size
+  devices = 1 if mesh is None else mesh.shape['clients']
   size = jnp.where(ids < population, _gather(federation.size, ids), 0)
   order, place = by_size(size, devices, execution.chunk)
   beyond = order >= len(ids)

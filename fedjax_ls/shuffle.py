@@ -41,6 +41,7 @@ def choices(key: jax.Array) -> jax.Array:
   return jax.random.bits(key, (2, _ROUNDS), 'uint32')
 
 
+@jax.jit  # Traced once a shape, however many steps call it.
 def permute_by(
   chosen: jax.Array, position: jax.Array, size: int | jax.Array
 ) -> jax.Array:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fedjax_ls import adversarial as adversarial_lib
 from fedjax_ls import (
   algorithms,
   consistency,
@@ -71,6 +72,7 @@ def fit(
   server: hyper_lib.Server | None = None,
   loss: hyper_lib.Loss | None = None,
   uplink: hyper_lib.Uplink | None = None,
+  adversarial: hyper_lib.Adversarial | None = None,
   sampler: Sampler | hyper_lib.Sampler | None = None,
   submodels: Submodels | None = None,
   rounds: int = 100,
@@ -91,6 +93,8 @@ def fit(
     server: what the server does.
     loss: what a client's loss has beside the model's own.
     uplink: what an update goes through on its way to the server.
+    adversarial: whether clients train on attacked examples, too; the model is
+      then `models.dual_norm(...)`.
     sampler: who takes part, by settings or as a sampler of one's own;
       everyone by default.
     submodels: slim versions of the model, for methods that need them.
@@ -136,11 +140,13 @@ def fit(
       loss=loss or hyper_lib.Loss(),
       sampler=named or hyper_lib.Sampler(),
       uplink=uplink or hyper_lib.Uplink(),
+      adversarial=adversarial or hyper_lib.Adversarial(),
     )
   )
   check_range('execution.chunk', execution.chunk, rules.COUNT)
   consistency.check_batches(config.client, federation.size)
   consistency.check_model(model, federation)
+  consistency.check_attacks(config.adversarial, model, federation)
   consistency.check_tiers(submodels, federation.tier)
   if kind.needs_submodels and submodels is None:
     raise ValueError(
@@ -153,6 +159,7 @@ def fit(
   algorithm = kind.build(config.algorithm, parts)
   algorithm = uplinks.through(algorithm, config.uplink)
   algorithm = robust.reduced(algorithm, config.server)
+  algorithm = adversarial_lib.judged(algorithm, model, config.adversarial)
   if algorithm.personal is not None and len(test) == 2:
     raise ValueError(
       f'method {kind.name!r} judges each client by a model of its own but '
@@ -166,6 +173,7 @@ def fit(
       config.loss,
       config.sampler,
       config.uplink,
+      adversarial=config.adversarial,
     )
   )
   tests = {'test': loop.evaluation_set(test[0], test[1], federation, *test[2:])}

@@ -257,11 +257,14 @@ class Variant(NamedTuple):
     name: what its metrics are called, `metric@name`.
     model: the network, its loss and metrics.
     weights: `(hyper, server, federation) -> (params, stats)`.
+    attack: `(hyper, params, stats, x, y, key) -> x`, what is done to a batch of
+      test examples before; None for nothing.
   """
 
   name: str
   model: Model
   weights: Callable[[Any, Tree, Federation], tuple[Tree, Tree]]
+  attack: Callable[..., Array] | None = None
 
 
 class Algorithm(NamedTuple):

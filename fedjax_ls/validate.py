@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fedjax_ls import (
+  adversarial,
   algorithms,
   attacks,
   calibrations,
@@ -140,6 +141,10 @@ RANGES: dict[str, rules.Rule] = {
   'server.byzantine': (lambda v: 0 <= v < 0.5, 'choose it in [0, 0.5)'),
   'attack.share': (lambda v: 0 <= v <= 1, 'choose it in [0, 1]'),
   'attack.scale': rules.POSITIVE,
+  'adversarial.steps': rules.NOT_NEGATIVE,
+  'adversarial.share': rules.FRACTION,
+  'adversarial.eps': rules.POSITIVE,
+  'adversarial.mixes': adversarial.MIXES,
   'uplink.links': links.RULE,
   'uplink.clip_norm': rules.POSITIVE,
   'uplink.noise': rules.NOT_NEGATIVE,
@@ -322,6 +327,10 @@ def _check_together(config: Config) -> None:
   _check_diagnostics(config)
   _check_sampler(config.sampler)
   method = algorithms.METHODS[config_lib.method_name(config)]
+  fitting = [name for name, m in algorithms.METHODS.items() if m.adversarial]
+  config_lib.sentence(
+    adversarial.check, config.adversarial, config.clock, method.name, fitting
+  )
   if method.needs_submodels:
     rates = getattr(config.algorithm, 'rates', ())
     require(

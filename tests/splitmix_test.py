@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import fedjax_ls as fl
-from configs import digits
-from fedjax_ls import algorithms, evaluate, models, server
+from configs import digits, splitmix_cifar10
+from fedjax_ls import algorithms, evaluate, models, samples, server
 from fedjax_ls import round as round_lib
 from fedjax_ls.algorithms import splitmix
 from fedjax_ls.cost import costs
@@ -191,10 +191,12 @@ def moved(p, params, tripled=False):
       "has 1/2, which is no multiple of algorithm.base = '1/3'",
     ),
     ({'base': 'x'}, r"algorithm.base\[0\] = 'x' is no share"),
+    ({'scaler': True}, "algorithm.scaler = True scales what model.norm = 'bn'"),
   ],
 )
 def test_settings_that_make_no_sense(change, message):
   config = digits.get_config('splitmix')
+  config.model.norm = 'bn'
   config.algorithm = dataclasses.replace(config.algorithm, **change)
   with pytest.raises(fl.ConfigError, match=message):
     validate(config)
@@ -211,6 +213,25 @@ def test_a_tier_pays_for_all_of_its_networks():
     n * (64 + 10) * 2 for n in (8, 4, 2, 1)
   ]
   assert [c.macs for c in got] == [c.parameters for c in got]
+
+
+def test_the_published_networks_have_their_sizes():
+  config = splitmix_cifar10.get_config()
+  images = {'x': ['uint8', [32, 32, 3]], 'y': ['int32', []], 'num_classes': 10}
+  dataset = samples.of_kind(images)
+  nets = networks(config, dataset, 'native')
+  (whole,) = costs(nets.net, dataset.x_train)
+  spent = costs(nets.net, dataset.x_train, nets.submodels)
+  spent = algorithms.find('splitmix').costs(config.algorithm, spent)
+  assert whole.parameters == 11_172_170
+  assert [c.parameters for c in spent] == [n * 176_178 for n in (1, 2, 4, 8)]
+  assert [c.macs for c in spent] == [n * 8_872_576 for n in (1, 2, 4, 8)]
+  config.adversarial.steps = 7
+  model = networks(config, dataset, 'native').model
+  small = with_module(model, nets.submodels.module(0))
+  params, stats = jax.eval_shape(small.init, jax.random.key(0))
+  assert sum(a.size for a in jax.tree.leaves(params['noise'])) == 2 * 488
+  assert len(stats['noise']) == 17
 
 
 # Wrong ones.

@@ -251,9 +251,14 @@ def test_methods_with_states_are_their_single_runs(tmp_path, method):
   assert_same_results(ours, tmp_path / 'single')
 
 
-def test_clients_may_be_spread_over_devices_instead(tmp_path, singles):
+@pytest.mark.parametrize('devices', [1, 4])
+def test_clients_may_be_spread_over_devices_too(
+  tmp_path, singles, devices, capsys
+):
+  """With four devices, two points at a time on two devices each."""
   points = study(dirichlet(execution__devices=2), TEXT)
-  sweep.run(points, tmp_path, sweep.Options(points_at_once=2))
+  sweep.run(points, tmp_path, sweep.Options(points_at_once=2, devices=devices))
+  assert f'on {max(devices, 2)} devices' in capsys.readouterr().out
   for point in points:
     ours = tmp_path / 'points' / point.name
     assert_same_results(ours, singles / point.name)

@@ -36,6 +36,12 @@ def test_tiers_have_their_shares(size, proportions, kind, seed):
       assert first.max() <= then.min()  # the class is the size here
 
 
+def test_tiers_in_order_go_by_number():
+  size, labels = np.array([3, 9, 1, 1, 5, 7]), np.ones((6, 2))
+  tier = data.assign_tiers('in_order', size, labels, [1, 2, 3], 5)
+  assert tier.tolist() == [0, 1, 1, 2, 2, 2]
+
+
 def test_random_tiers_follow_the_seed():
   size, labels = np.ones(30), np.ones((30, 2))
   drawn = {

@@ -85,10 +85,11 @@ def model(module: MLP | None = None) -> Model:
 
 
 def given() -> types.Sampler:
-  """A sampler that reads the cohort of each round from its state `[R, K]`."""
+  """A sampler that reads the cohort of each round from its state `[R, K]`,
+  over and over."""
   return types.Sampler(
     init=lambda federation: jnp.asarray(COHORTS),
-    sample=lambda hyper, state, draw: (state[draw.round], state),
+    sample=lambda hyper, state, draw: (state[draw.round % len(state)], state),
   )
 
 

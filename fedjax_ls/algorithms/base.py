@@ -71,6 +71,8 @@ class Method(NamedTuple):
     slim_rates: `(settings) -> rates` of those, one a tier.
     shallow: whether those are of several depths, not widths.
     needs_exits: whether the network must have a classifier a stage.
+    adversarial: whether clients may train on attacked examples, too: all that
+      they do to the model is `local_sgd`, and it is one for all.
     ranges: of the settings' numbers, `{field: rule}`; see `fedjax_ls.rules`.
     check: `(Config) -> None`, raises `ValueError` with one sentence where the
       rest of a configuration makes no sense with the method.
@@ -88,6 +90,7 @@ class Method(NamedTuple):
   slim_rates: Callable[[Any], tuple[str, ...]] = lambda settings: settings.rates
   shallow: bool = False
   needs_exits: bool = False
+  adversarial: bool = False
   ranges: dict[str, Rule] = {}  # noqa: RUF012
   check: Callable[[Any], None] = lambda config: None
   costs: Callable[[Any, tuple[Cost, ...]], tuple[Cost, ...]] = (

@@ -70,4 +70,5 @@ METHOD = Method(
   ),
   toy=FedAvg(),
   identity=None,
+  adversarial=True,
 )

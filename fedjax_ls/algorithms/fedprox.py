@@ -63,4 +63,5 @@ METHOD = Method(
   identity=Identity(FedProx(mu=0.0), 'fedavg', FedAvg()),
   ranges={'mu': rules.NOT_NEGATIVE},
   check=has_term('proximal'),
+  adversarial=True,
 )

@@ -149,4 +149,5 @@ METHOD = Method(
     client={'unit': 'steps', 'amount': 1},
     server={'weights': 'uniform'},
   ),
+  adversarial=True,
 )

@@ -53,9 +53,11 @@ class SplitMix:
     base: share of the channels that a base network has; there are 1 / base.
     rescale: whether base networks start with weights as small as the whole
       network's, whose layers have more inputs.
-    scaler: whether hidden layers' outputs are divided by `base` in training.
+    scaler: whether hidden layers' outputs are divided by `base` in training;
+      not where BatchNorm keeps statistics.
     batch_statistics: whether BatchNorm normalizes test examples by their own
-      batch, as the authors do, which makes results depend on their order.
+      batch, as the authors do, which makes results depend on their order; not
+      with attacks.
   """
 
   rates: tuple[str, ...] = ('1', '1/2', '1/4', '1/8')
@@ -81,6 +83,10 @@ def splitmix(settings: SplitMix, parts: Parts) -> Algorithm:
   `accuracy@1/4` of the first quarter.  `Result.params` has a leading axis B;
   `mixture(...)` takes any leading part of it.
 
+  With `adversarial.steps` each network has two halves of BatchNorm and is
+  attacked by itself in training; at test time any mix of the halves can be
+  chosen beside any number of networks, see `fedjax_ls.adversarial`.
+
   Args:
     settings: as above.
     parts: model, sampler and submodels, all of width `base`.
@@ -97,7 +103,8 @@ def splitmix(settings: SplitMix, parts: Parts) -> Algorithm:
 
   Differs from the authors' code in: a network keeps ceil(base C) of C
   channels, theirs the integer part; `rescale` and `scaler` are off, as theirs
-  where BatchNorm is tracked; the loss is not masked by the classes in a batch.
+  where BatchNorm is tracked; the loss is not masked by the classes in a batch;
+  with attacks BatchNorm is averaged, which theirs can leave with the clients.
   The queue follows `model.seed` and goes by the clients' numbers.
   """
   count = _number_of_bases(settings)
@@ -167,7 +174,8 @@ def splitmix(settings: SplitMix, parts: Parts) -> Algorithm:
     # One network starts as FedAvg's does.
     params, stats = jax.vmap(model.init)(keys if count > 1 else key[None])
     if settings.rescale:
-      params = rescaled(params, submodels.shapes[0], 1 / count)
+      whole, _ = jax.eval_shape(parts.model.init, key)
+      params = rescaled(params, whole, 1 / count)
     return params, stats
 
   def init(hyper: Hyper, key, federation):
@@ -308,12 +316,26 @@ def _number_of_bases(settings: SplitMix) -> int:
 
 
 def check(config) -> None:
-  """Refuses budgets that are no whole numbers of networks.
+  """Refuses budgets that are no whole numbers of networks, and statistics of
+  BatchNorm that are not those of what it normalizes.
 
   Raises:
     ValueError: one sentence.
   """
-  _number_of_bases(config.algorithm)
+  settings, steps = config.algorithm, config.adversarial.steps
+  _number_of_bases(settings)
+  require(
+    settings.batch_statistics
+    or not (settings.scaler and config.model.norm == 'bn'),
+    "algorithm.scaler = True scales what model.norm = 'bn' keeps statistics of "
+    'but not what it normalizes by them; set algorithm.scaler = false or '
+    'algorithm.batch_statistics = true',
+  )
+  require(
+    steps == 0 or not settings.batch_statistics,
+    f'adversarial.steps = {steps} mixes the running statistics of BatchNorm '
+    'but algorithm.batch_statistics = True ignores them; set one to 0 or false',
+  )
 
 
 METHOD = Method(
@@ -330,4 +352,5 @@ METHOD = Method(
   slim_rates=_widths,
   costs=_costs,
   check=check,
+  adversarial=True,
 )

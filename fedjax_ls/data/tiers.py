@@ -6,7 +6,7 @@ import numpy as np
 
 from fedjax_ls.data import checks
 
-KINDS = ('random', 'by_size', 'inverse_size', 'by_class')
+KINDS = ('random', 'in_order', 'by_size', 'inverse_size', 'by_class')
 
 
 def assign_tiers(
@@ -21,6 +21,7 @@ def assign_tiers(
   Clients are lined up and cut in the given proportions, tier 0 first:
 
   - `random`: in random order;
+  - `in_order`: by their numbers, the first clients first;
   - `by_size`: the largest clients first, so that tier 0 holds most rows;
   - `inverse_size`: the smallest first;
   - `by_class`: by the class they hold most of, so that a class lives in one
@@ -75,6 +76,8 @@ def assign_tiers(
 def _rank(kind: str, size: np.ndarray, labels: np.ndarray) -> np.ndarray:
   """`[C]` what the clients are lined up by."""
   match kind:
+    case 'in_order':
+      return np.arange(len(size))
     case 'by_size':
       return -np.asarray(size, np.int64)
     case 'inverse_size':

@@ -8,6 +8,7 @@ from fedjax_ls.models.batch_stats import (
 )
 from fedjax_ls.models.conv import Conv, max_pool2, resolve_conv
 from fedjax_ls.models.convnets import PflCNN, PooledCNN
+from fedjax_ls.models.dual_norm import dual_norm, mixed_norms
 from fedjax_ls.models.exits import ExitCNN, ExitMLP, ExitResNet, with_exits
 from fedjax_ls.models.flax_model import flax_model
 from fedjax_ls.models.mobilenet import MobileNetV2
@@ -51,10 +52,12 @@ __all__ = [
   'batch_norm_params',
   'cut_out',
   'depth_submodels',
+  'dual_norm',
   'flax_model',
   'import_module',
   'make_net',
   'max_pool2',
+  'mixed_norms',
   'options_of',
   'query_stats',
   'recompute_stats',

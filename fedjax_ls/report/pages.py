@@ -349,7 +349,8 @@ def _partitions(cells: Sequence[Cell]) -> list[Section]:
       continue
     rows = data.Partition.load(str(file)).train
     sizes = np.array([len(own) for own in rows])
-    images[_file('clients', column)] = pictures.png(pictures.clients(sizes))
+    drawn = pictures.clients(sizes, column)
+    images[_file('clients', column)] = pictures.png(drawn)
     counts = _class_counts(record)
     if counts is not None:
       images[_file('partition', column)] = _heatmap(counts)

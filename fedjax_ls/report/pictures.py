@@ -90,10 +90,10 @@ def draw(
   return _apart(known, reference, xlabel, log)
 
 
-def clients(counts: np.ndarray) -> Any:
+def clients(counts: np.ndarray, title: str = '') -> Any:
   """How many rows the clients hold, `counts[C]`: a histogram."""
   figure = _figure(5.2, 2.6)
-  axes = figure.add_subplot()
+  axes = figure.add_subplot(title=title)
   axes.hist(counts, bins=min(30, len(counts)), color=COLORS[0])
   axes.set(xlabel='train rows of a client', ylabel='clients')
   return figure
@@ -123,7 +123,7 @@ def _together(curves: dict[str, Curve], xlabel: str, log: bool) -> Any:
   axes = figure.add_subplot()
   for i, (label, curve) in enumerate(curves.items()):
     _plot(axes, curve, COLORS[i], MARKERS[i], label)
-  _scale(axes, log)
+  _scale(axes, curves, log)
   axes.set(xlabel=xlabel, ylabel='test accuracy (%)')
   axes.legend(frameon=False)
   return figure
@@ -142,7 +142,7 @@ def _apart(
       _plot(axes, curves[reference], '#888888', None)
     _plot(axes, curve, COLORS[0], 'o')
     axes.set_title(label, fontsize=9)
-    _scale(axes, log)
+    _scale(axes, curves, log)
   for axes in panels[len(curves) :]:
     axes.set_visible(False)
   for axes in panels[max(len(curves) - ACROSS, 0) : len(curves)]:
@@ -161,12 +161,20 @@ def _plot(axes, curve: Curve, color: str, marker, label: str = '') -> None:
   )
 
 
-def _scale(axes, log: bool) -> None:
-  axes.set_ylim(0, 100)
+def _scale(axes, curves: dict[str, Curve], log: bool) -> None:
+  """Limits that hold all curves, and ticks where a number was tried."""
+  low = min(np.min(c.mean - c.std) for c in curves.values())
+  high = max(np.max(c.mean + c.std) for c in curves.values())
+  bottom = min(max(5 * math.floor(20 * low), 0), 95)
+  axes.set_ylim(bottom, max(min(5 * math.ceil(20 * high), 100), bottom + 5))
   axes.grid(alpha=0.3)
   axes.tick_params(labelsize=8)
   if log:
+    tried = sorted({float(x) for c in curves.values() for x in c.x if x > 0})
     axes.set_xscale('log')
+    turn = 45 if len(tried) > 4 else 0
+    axes.set_xticks(tried, [f'{x:g}' for x in tried], rotation=turn)
+    axes.minorticks_off()
 
 
 def _figure(width: float, height: float) -> Any:

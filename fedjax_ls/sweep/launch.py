@@ -29,7 +29,8 @@ class Options(NamedTuple):
 
   Attributes:
     points_at_once: on each device, 0 to choose.
-    devices: that points spread over, 0 for all.
+    devices: that points spread over, 0 for all; a point whose clients spread
+      over some (`execution.devices`) takes as many of them.
     halving: `(round, settings that go on)`, see `halving`.
   """
 
@@ -129,8 +130,9 @@ def _run_group(
   ready = fitting(group, done, options)
   layout = ready.layout
   print(
-    f'{len(group.points)} points, {math.prod(layout)} at a time on '
-    f'{layout.devices} devices; compiled in {ready.compiled.seconds:.1f} s',
+    f'{len(group.points)} points, {math.prod(layout.grid)} at a time on '
+    f'{layout.devices * layout.clients} devices; compiled in '
+    f'{ready.compiled.seconds:.1f} s',
     flush=True,
   )
   for batch in layouts.deal(group, group.points, done, layout):
@@ -144,13 +146,17 @@ def fitting(group: Group, done: dict[str, int], options: Options) -> Ready:
   at_once = options.points_at_once or (
     _cached_points(group) if on_cpu else len(group.points)
   )
-  clients = group.job.execution.mesh is not None
-  devices = 1 if clients else options.devices or jax.local_device_count()
+  mesh = group.job.execution.mesh
+  clients = 1 if mesh is None else mesh.size
+  devices = options.devices or jax.local_device_count()
   sizes = layouts.sizes(group, group.points, done)
   while True:
     layout = layouts.choose(
-      sizes, devices, at_once, mixed=not (on_cpu and automatic)
-    )
+      sizes,
+      max(devices // clients, 1),
+      at_once,
+      mixed=not (on_cpu and automatic),
+    )._replace(clients=clients)
     batch = layouts.deal(group, group.points, done, layout)[0]
     with loop.memory_named(None):
       common = programs.put_common(

@@ -52,11 +52,11 @@ def choose(sizes: list[int], devices: int, at_once: int, mixed: bool) -> Layout:
     mixed: whether a device may run several packs at a time.
 
   >>> choose([8, 8, 8, 8], 2, 8, mixed=False)
-  Layout(devices=2, packs=1, points=8)
+  Layout(devices=2, packs=1, points=8, clients=1)
   >>> choose([8], 2, 8, mixed=False)
-  Layout(devices=2, packs=1, points=4)
+  Layout(devices=2, packs=1, points=4, clients=1)
   >>> choose([1, 1, 1, 1], 1, 8, mixed=True)
-  Layout(devices=1, packs=4, points=1)
+  Layout(devices=1, packs=4, points=1, clients=1)
   """
   devices = min(devices, sum(sizes))
   width = min(at_once, max(sizes))

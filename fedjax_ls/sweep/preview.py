@@ -69,6 +69,7 @@ def _group(
   seconds = rounds * a_round + rounds / config.eval_every * a_judgement
   index = group.clients[0].federation.index.shape
   slots = math.prod(layout.grid) * len(batches)
+  clients = f' times {layout.clients}' if layout.clients > 1 else ''
   return [
     f'{len(group.points)} points with {len(group.clients)} partitions of '
     f'{index[0]} clients; examples {list(group.x.shape)}, rows '
@@ -76,7 +77,7 @@ def _group(
     f'memory: {_megabytes(_bytes(common))} examples for all, '
     f'{_megabytes(own)} state a point, {_megabytes(compiled.memory)} program',
     f'{layout.points} points a pack, {layout.packs} packs at a time on each of '
-    f'{layout.devices} devices; {len(batches)} batches, '
+    f'{layout.devices} devices{clients}; {len(batches)} batches, '
     f'{1 - len(group.points) / slots:.0%} of their room empty',
     f'compiled in {compiled.seconds:.1f} s; a round of a batch takes '
     f'{a_round:.3g} s, an evaluation {a_judgement:.3g} s: about '

@@ -4,7 +4,9 @@ Points lie in a grid: G packs of V points.  The points of a pack have the same
 clients and the same training seed, hence the same cohorts and batches, which
 are gathered once, and numbers that all points of a group share have no batch
 axis, so that narrow clients choose their network without one; the packs are
-spread over the devices, and over the memory of each.
+spread over the devices, and over the memory of each.  Where each point spreads
+its clients too (`execution.devices`), the devices are a mesh of points x
+clients.
 """
 
 import time
@@ -26,14 +28,16 @@ class Layout(NamedTuple):
   """How many points run at a time.
 
   Attributes:
-    devices: number of devices.
+    devices: number of devices, or of groups of `clients` devices.
     packs: packs on each.
     points: points of a pack.
+    clients: devices that each point spreads its clients over.
   """
 
   devices: int = 1
   packs: int = 1
   points: int = 1
+  clients: int = 1
 
   @property
   def grid(self) -> tuple[int, int]:
@@ -42,12 +46,22 @@ class Layout(NamedTuple):
 
   @property
   def mesh(self) -> jax.sharding.Mesh | None:
-    """The devices, None for a single one."""
+    """The devices that points spread over, None for a single one."""
     if self.devices == 1:
       return None
-    auto = jax.sharding.AxisType.Auto
-    some = jax.devices()[: self.devices]
-    return jax.make_mesh((self.devices,), ('points',), (auto,), devices=some)
+    axes = {'points': self.devices}
+    if self.clients > 1:
+      axes['clients'] = self.clients
+    auto = (jax.sharding.AxisType.Auto,) * len(axes)
+    some = jax.devices()[: self.devices * self.clients]
+    return jax.make_mesh(tuple(axes.values()), tuple(axes), auto, devices=some)
+
+  def job(self, group: Group) -> loop.Job:
+    """The job of a point, its clients on their axis of the mesh."""
+    if self.devices == 1 or self.clients == 1:
+      return group.job
+    execution = group.job.execution._replace(mesh=self.mesh)
+    return group.job._replace(execution=execution)
 
 
 class Common(NamedTuple):
@@ -123,7 +137,8 @@ def compile_group(
     fedjax_ls.loop.OutOfMemory: they do not fit a device.
   """
   begin = time.perf_counter()
-  block, judge = loop.block(group.job), loop.judgement(group.job)
+  job = layout.job(group)
+  block, judge = loop.block(job), loop.judgement(job)
 
   def advance(common, now, pack, hyper, own, rounds):
     federation, state, _ = _assembled(common, now, pack, own)
@@ -244,6 +259,7 @@ def _spread(function: Callable, layout: Layout, axes: Tree) -> Callable:
       mesh=layout.mesh,
       in_specs=(whole, whole, split, split, split, *[whole] * len(rest)),
       out_specs=split,
+      axis_names={'points'},
       check_vma=False,
     )(common, now, pack, hyper, own, *rest)
 

@@ -73,10 +73,13 @@ class Data:
   def weight(self, i):
     return 1.0 if self.uniform else float(self.size[i])
 
-  def batches(self, t, i):
+  def key(self, t, i):
     key = jax.random.fold_in(jax.random.key(self.seed), t)
     key = jax.random.fold_in(jax.random.split(key)[1], i)
-    key = jax.random.fold_in(key, 0)
+    return jax.random.fold_in(key, 0)
+
+  def batches(self, t, i):
+    key = self.key(t, i)
     per_epoch = -(-int(self.size[i]) // self.client.batch_size)
     steps = self.client.amount
     if self.client.unit == 'epochs':
