@@ -149,6 +149,27 @@ def labels_of(argument: str) -> dict[str, dict[str, dict[str, Any]]]:
   return found
 
 
+def measures_of(argument: str) -> dict[str, tuple[str, float]]:
+  """`MEASURES` of a config file, `{heading: (metric, factor)}`, if there.
+
+  Raises:
+    ConfigError: the file is missing or fails, or they are something else.
+  """
+  path = argument.split(':', 1)[0]
+  load(path)
+  found = runpy.run_path(path).get('MEASURES', {})
+  for heading, value in found.items():
+    match value:
+      case (str(), int() | float()):
+        pass
+      case _:
+        raise ConfigError(
+          f'--config={argument}: MEASURES has {heading!r}: {value!r}; write '
+          "{'heading': ('test/metric', factor)}"
+        )
+  return found
+
+
 def fail(error: Exception | str, status: int) -> typing.NoReturn:
   """Prints one sentence and exits."""
   print(f'error: {error}', file=sys.stderr)

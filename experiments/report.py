@@ -9,9 +9,10 @@ of the tuned fields and the best round of each run are chosen on validation
 data, and the test set is reported for those; without validation data they are
 chosen on the test set and marked.  A config file's ROWS and COLUMNS, {label:
 settings}, name the rows and columns of the tables; otherwise the settings that
-differ do.  Costs are counted to the test accuracy --target, or to what the
-reference row reaches.  Writes README.md, report.html (one file), table.tex and
-the pictures to FOLDER, DIR/report if left out.
+differ do.  Its MEASURES, {heading: (metric, factor)}, are told as well.  Costs
+are counted to the test accuracy --target, or to what the reference row reaches.
+Writes README.md, report.html (one file), table.tex and the pictures to FOLDER,
+DIR/report if left out.
 
 Exits with 2 if the command line or a file is wrong.
 """
@@ -30,7 +31,7 @@ from fedjax_ls.config import ConfigError
 _WORKDIR = flags.DEFINE_list('workdir', [], 'Folders of a study or of runs.')
 _OUT = flags.DEFINE_string('out', '', 'Folder for the report.')
 _CONFIG = flags.DEFINE_string(
-  'config', '', 'Configuration file with ROWS and COLUMNS.'
+  'config', '', 'Configuration file with ROWS, COLUMNS and MEASURES.'
 )
 _REFERENCE = flags.DEFINE_string(
   'reference', '', 'Row that the others are compared with, the first if empty.'
@@ -76,9 +77,15 @@ def _write() -> list[pathlib.Path]:
   cells = report.cells(
     records, labels.get('ROWS'), labels.get('COLUMNS'), _TUNED.value
   )
-  sections = report.sections(cells, _REFERENCE.value, target=_TARGET.value)
+  sections = report.sections(
+    cells, _REFERENCE.value, target=_TARGET.value, measures=_measures()
+  )
   first = pathlib.Path(_WORKDIR.value[0])
   return report.write(_title(first), sections, _OUT.value or first / 'report')
+
+
+def _measures() -> dict[str, tuple[str, float]]:
+  return commandline.measures_of(_CONFIG.value) if _CONFIG.value else {}
 
 
 def _title(workdir: pathlib.Path) -> str:

@@ -1,13 +1,13 @@
-"""What clients have spent: models received and sent, multiply-accumulates."""
+"""What clients have spent: bytes received and sent, multiply-accumulates."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_ls.clock import TRAINING, kahan
-from fedjax_ls.cost import Cost
+from fedjax_ls.clock import BYTES, TRAINING, kahan
+from fedjax_ls.cost import Cost, Traffic
 from fedjax_ls.types import Array, Draw, Sampler, Tree, passed_on
 
 
@@ -19,29 +19,36 @@ class Spent(NamedTuple):
     clients: `[T]` clients drawn of each tier.
     examples: `[T]` examples that they trained on, with repetition.
     lost: `[T]` what `examples` is too much by, of bits that it cannot hold.
+    sent: `[T]` bytes that a client sends in a round.
   """
 
   inner: Tree
   clients: Array
   examples: Array
   lost: Array
+  sent: Array
 
 
 def counted(
   sampler: Sampler,
   costs: Sequence[Cost],
+  traffic: Sequence[Traffic],
+  sent_of: Callable[[Any], Array],
   examples_of: Callable[[Array], Array],
 ) -> Sampler:
   """A sampler that adds up what the clients it draws spend.
 
-  Each receives the model of its tier, trains it (three times the
-  multiply-accumulates of a forward pass) and sends it back; as with the clock,
-  only one model each way and the local steps are counted.  Who misses a
-  deadline has spent all the same.
+  Each receives what the method sends to its tier, trains (three times the
+  multiply-accumulates of a forward pass) and sends what its uplink makes of
+  its update; as with the clock, the method's messages and the local steps are
+  counted.  Who misses a deadline has spent all the same.
 
   Args:
     sampler: who takes part.
     costs: of the networks, one a tier or one for all.
+    traffic: of the method, likewise.
+    sent_of: `(hyper) -> bytes[T]` that a client sends, such as
+      `clock.bytes_sent(traffic)`.
     examples_of: `(size[K]) -> examples[K]` that a client sees in a round.
 
   Returns:
@@ -53,6 +60,8 @@ def counted(
   >>> who = counted(
   ...   samplers.everyone(),
   ...   [Cost(macs=7, parameters=5, bytes=20), Cost(2, 1, 4)],
+  ...   [Traffic(5, (5,)), Traffic(1, (1,))],
+  ...   lambda hyper: jnp.array([10.0, 2.0]),
   ...   lambda size: 10 * size,
   ... )
   >>> federation = data.federate(
@@ -68,19 +77,18 @@ def counted(
   bytes_down 28.0
   bytes_down/tier0 20.0
   bytes_down/tier1 8.0
-  bytes_up 28.0
-  bytes_up/tier0 20.0
-  bytes_up/tier1 8.0
+  bytes_up 14.0
+  bytes_up/tier0 10.0
+  bytes_up/tier1 4.0
   """
   tiers = len(costs)
   macs = np.array([TRAINING * cost.macs for cost in costs], float)
-  sent = np.array([cost.bytes for cost in costs], float)
+  received = np.array([BYTES * t.received for t in traffic], float)
 
   def init(federation):
     zero = jnp.zeros(tiers)
-    return Spent(
-      sampler.init(federation), jnp.zeros(tiers, jnp.int32), zero, zero
-    )
+    none = jnp.zeros(tiers, jnp.int32)
+    return Spent(sampler.init(federation), none, zero, zero, zero)
 
   def sample(hyper, state: Spent, draw: Draw):
     federation = draw.federation
@@ -96,14 +104,15 @@ def counted(
     now = jnp.sum(jnp.where(mine, seen[:, None], 0), 0)
     examples, lost = kahan(state.examples, state.lost, now)
     clients = state.clients + jnp.sum(mine, 0, dtype=jnp.int32)
-    return ids, Spent(inner, clients, examples, lost)
+    sent = sent_of(hyper).astype(state.sent.dtype)
+    return ids, Spent(inner, clients, examples, lost, sent)
 
   def metrics(state: Spent):
-    models = jnp.asarray(sent, state.examples.dtype) * state.clients
+    dtype = state.examples.dtype
     spent = {
-      'macs': jnp.asarray(macs, state.examples.dtype) * state.examples,
-      'bytes_down': models,
-      'bytes_up': models,
+      'macs': jnp.asarray(macs, dtype) * state.examples,
+      'bytes_down': jnp.asarray(received, dtype) * state.clients,
+      'bytes_up': state.sent * state.clients,
     }
     told = {}
     for name, values in spent.items():

@@ -2,7 +2,7 @@
 
 import bisect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ from fedjax_ls import clock as clock_lib
 from fedjax_ls import config as config_lib
 from fedjax_ls import round as round_lib
 from fedjax_ls.config import Config, ConfigError, sentence
-from fedjax_ls.cost import Cost, costs
+from fedjax_ls.cost import Cost, Traffic, costs, shapes_of
 from fedjax_ls.data import Partition
 from fedjax_ls.networks import Networks, networks
 from fedjax_ls.placement import place
@@ -132,10 +132,14 @@ def plan(config: Config, stored: dict[str, Any] | None = None) -> Plan:
   method = algorithms.METHODS[config_lib.method_name(config)]
   spent: tuple[Cost, ...] = ()
   if config.clock.macs_per_second:
-    example = dataset.x_train[:1]
-    spent = sentence(costs, nets.net, example, nets.submodels)
+    networks_of = nets.net, dataset.x_train[:1], nets.submodels
+    spent = sentence(costs, *networks_of)
     spent = method.costs(config.algorithm, spent)
-    algorithm = _clocked(config, algorithm, federation, spent)
+    traffic = [
+      method.traffic(config.algorithm, tier, *shapes)
+      for tier, shapes in enumerate(shapes_of(*networks_of))
+    ]
+    algorithm = _clocked(config, algorithm, federation, spent, traffic)
   tests = {
     name: loop.evaluation_set(held.x_test, held.y_test, federation, rows)
     for name, (held, rows) in samples.tests.items()
@@ -271,27 +275,30 @@ def _clocked(
   config: Config,
   algorithm: round_lib.Algorithm,
   federation: data.Federation,
-  spent: tuple[Cost, ...],
+  spent: Sequence[Cost],
+  traffic: Sequence[Traffic],
 ) -> round_lib.Algorithm:
   """The algorithm with clock and accounting around its sampler.
 
   Raises:
     ConfigError: no client can make the deadline.
   """
-  pace = clock_lib.pace(config.clock, spent)
+  pace = clock_lib.pace(config.clock, spent, traffic)
+  sent_of = clock_lib.bytes_sent(traffic)
+  sent = sent_of(settings(config))
   seconds_of = clock_lib.local_seconds(config.client)
   tiers = [federation.tier]
   if algorithm.tier is not None:  # any client may be in any
     tiers = [np.full_like(federation.tier, t) for t in range(len(spent))]
-  fastest = min(seconds_of(pace, federation.size, t).min() for t in tiers)
+  fastest = min(seconds_of(pace, sent, federation.size, t).min() for t in tiers)
   if 0 < pace.deadline < fastest:
     raise ConfigError(
       f'clock.deadline = {config.clock.deadline} is before any client is '
       f'done; choose {float(fastest):.3g} seconds or more, or 0 for none'
     )
   seen = partial(local.examples_seen, config.client)
-  who = accounting.counted(algorithm.sampler, spent, seen)
-  who = clock_lib.timed(who, pace, seconds_of)
+  who = accounting.counted(algorithm.sampler, spent, traffic, sent_of, seen)
+  who = clock_lib.timed(who, pace, sent_of, seconds_of)
   return algorithm._replace(sampler=who)
 
 

@@ -2,11 +2,12 @@
 
 A client of tier t that sees e examples in a round takes
 
-  bytes_t / down_t + 3 macs_t e / macs_per_second_t + bytes_t / up_t  seconds:
+  received_t / down_t + 3 macs_t e / macs_per_second_t + sent_t / up_t  seconds:
 
-it receives the model, trains (a backward pass costs two forward passes) and
-sends it back.  The server's own work takes no time, and all clients start
-together.  A round lasts until its slowest client is done, or until the
+it receives what the method broadcasts, trains (a backward pass costs two
+forward passes) and sends its update, as short as the uplink makes it, and what
+else the method uploads.  The server's own work takes no time, and all clients
+start together.  A round lasts until its slowest client is done, or until the
 deadline if somebody misses it: who is late does not count.
 """
 
@@ -17,13 +18,15 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_ls import local
-from fedjax_ls.cost import Cost
-from fedjax_ls.hyper import Client
+from fedjax_ls import links, local
+from fedjax_ls.cost import Cost, Traffic
+from fedjax_ls.hyper import Client, Hyper
 from fedjax_ls.types import Array, Draw, Sampler, Tree, passed_on
 
 # Multiply-accumulates of a training step for each one of a forward pass.
 TRAINING = 3
+# Of a number that nothing compresses.
+BYTES = int(links.PLAIN) // 8
 
 
 @dataclasses.dataclass
@@ -53,12 +56,14 @@ class Pace(NamedTuple):
   """How long things take in each tier; arrays, and so part of the state.
 
   Attributes:
-    transfer: `[T]` seconds to receive and to send the model.
+    receive: `[T]` seconds to receive what the server sends.
+    send: `[T]` seconds to send a byte.
     example: `[T]` seconds to train on one example.
     deadline: scalar, seconds after which a round ends, 0 for never.
   """
 
-  transfer: Array
+  receive: Array
+  send: Array
   example: Array
   deadline: Array
 
@@ -83,15 +88,18 @@ class Timed(NamedTuple):
   late: Array
 
 
-SecondsOf = Callable[[Pace, Array, Array], Array]
+SecondsOf = Callable[[Pace, Array, Array, Array], Array]
 
 
-def pace(clock: Clock, costs: Sequence[Cost]) -> Pace:
+def pace(
+  clock: Clock, costs: Sequence[Cost], traffic: Sequence[Traffic]
+) -> Pace:
   """How long things take in each tier.
 
   Args:
     clock: the devices' speeds.
     costs: of the networks, one a tier or one for all.
+    traffic: of the method, likewise.
 
   Returns:
     The pace of the `T` tiers.
@@ -99,21 +107,43 @@ def pace(clock: Clock, costs: Sequence[Cost]) -> Pace:
   Raises:
     ValueError: the settings are of different numbers of tiers.
 
-  >>> slow = pace(Clock((3e6, 1e6), up=(100.0,)), [Cost(1000, 5, 20)])
-  >>> print(slow.transfer, slow.example)
-  [0.2 0.2] [0.001 0.003]
+  >>> speeds = Clock((3e6, 1e6), down=(100.0,), up=(10.0,))
+  >>> slow = pace(speeds, [Cost(1000, 5, 20)], [Traffic(5, (5,))])
+  >>> print(slow.receive, slow.send, slow.example)
+  [0.2 0.2] [0.1 0.1] [0.001 0.003]
   """
-  sent = np.array([c.bytes for c in costs], float)
+  received = np.array([BYTES * t.received for t in traffic], float)
   macs = np.array([c.macs for c in costs], float)
   down, up = (np.array(v or (np.inf,)) for v in (clock.down, clock.up))
-  transfer, example = np.broadcast_arrays(
-    sent / down + sent / up, TRAINING * macs / np.array(clock.macs_per_second)
+  receive, send, example = np.broadcast_arrays(
+    received / down, 1 / up, TRAINING * macs / np.array(clock.macs_per_second)
   )
   return Pace(
-    jnp.asarray(transfer, float),
+    jnp.asarray(receive, float),
+    jnp.asarray(send, float),
     jnp.asarray(example, float),
     jnp.asarray(clock.deadline, float),
   )
+
+
+def bytes_sent(traffic: Sequence[Traffic]) -> Callable[[Hyper], Array]:
+  """What a client of each tier sends in a round, through the uplink.
+
+  Args:
+    traffic: of the method, one a tier or one for all.
+
+  Returns:
+    `(hyper) -> bytes[T]`; reads the numbers of `hyper.uplink`.
+  """
+
+  def sent(hyper: Hyper) -> Array:
+    sizes = [
+      links.bits(hyper.uplink, t.update) + links.PLAIN * t.further
+      for t in traffic
+    ]
+    return jnp.stack([jnp.asarray(size, float) / 8 for size in sizes])
+
+  return sent
 
 
 def local_seconds(client: Client) -> SecondsOf:
@@ -123,31 +153,40 @@ def local_seconds(client: Client) -> SecondsOf:
     client: of which the number and the size of the steps are read.
 
   Returns:
-    `(pace, size[K], tier[K]) -> seconds[K]`.
+    `(pace, sent[T], size[K], tier[K]) -> seconds[K]`, with the bytes that a
+    client of each tier sends.
   """
 
-  def seconds_of(pace: Pace, size: Array, tier: Array) -> Array:
+  def seconds_of(pace: Pace, sent: Array, size: Array, tier: Array) -> Array:
     examples = local.examples_seen(client, size)
-    return pace.transfer[tier] + pace.example[tier] * examples
+    transfer = pace.receive + pace.send * sent
+    return transfer[tier] + pace.example[tier] * examples
 
   return seconds_of
 
 
-def timed(sampler: Sampler, pace: Pace, seconds_of: SecondsOf) -> Sampler:
+def timed(
+  sampler: Sampler,
+  pace: Pace,
+  sent_of: Callable[[Hyper], Array],
+  seconds_of: SecondsOf,
+) -> Sampler:
   """A sampler whose rounds take simulated time and may have a deadline.
 
   Clients that `sampler` drew but that miss the deadline become dead slots;
   `sampler` is not told.  If all miss it, the round lasts until the deadline
   and nothing moves.  A round to which nobody was invited lasts no time.
 
-  What is counted is one model each way and the local steps: other messages of
-  a method, gradients over all examples and further models are not.
+  What is counted are the method's messages and the local steps: gradients and
+  losses over all examples, and what a sampler asks, are not.
 
   Args:
     sampler: who is invited.
     pace: how long things take; kept in the state, so that other numbers need
       no other program.
-    seconds_of: `(pace, size[K], tier[K]) -> seconds[K]`, such as
+    sent_of: `(hyper) -> bytes[T]` that a client sends, such as
+      `bytes_sent(traffic)`.
+    seconds_of: `(pace, sent[T], size[K], tier[K]) -> seconds[K]`, such as
       `local_seconds(client)`.
 
   Returns:
@@ -157,7 +196,8 @@ def timed(sampler: Sampler, pace: Pace, seconds_of: SecondsOf) -> Sampler:
   >>> from fedjax_ls import data, samplers
   >>> who = timed(
   ...   samplers.everyone(),
-  ...   Pace(jnp.zeros(2), jnp.array([0.5, 1.0]), jnp.asarray(2.5)),
+  ...   Pace(*jnp.array([[0, 0], [0, 0], [0.5, 1.0]]), jnp.asarray(2.5)),
+  ...   lambda hyper: jnp.zeros(2),
   ...   local_seconds(Client(unit='epochs', amount=1)),
   ... )
   >>> federation = data.federate(
@@ -175,7 +215,7 @@ def timed(sampler: Sampler, pace: Pace, seconds_of: SecondsOf) -> Sampler:
 
   def sample(hyper, state: Timed, draw: Draw):
     size, tier = map(jnp.asarray, (draw.federation.size, draw.federation.tier))
-    taken = seconds_of(state.pace, size, tier)
+    taken = seconds_of(state.pace, sent_of(hyper), size, tier)
     draw = draw._replace(seconds=taken)
     ids, inner = sampler.sample(hyper, state.inner, draw)
     population = len(size)

@@ -118,7 +118,8 @@ class Model:
     name: a network of `fedjax_ls.models.MODELS`, or one's own by import path,
       `package.module:ClassName`, which is given those of the settings below
       that its signature names, `num_classes`, `lowering` and `dtype`.
-    hidden: hidden sizes of `mlp` and of a network of one's own.
+    hidden: hidden sizes of `mlp` and of a network of one's own; () makes
+      `mlp` logistic regression.
     channels: channels of the convolutions of `pooled_cnn` and `pfl_cnn`, or of
       the stages of `resnet18`, `preresnet10` and `preresnet18`; empty for their
       own.

@@ -1,4 +1,5 @@
-"""What a network costs: multiply-accumulates, parameters and bytes.
+"""What a network costs: multiply-accumulates, parameters and bytes, and what
+clients send and receive.
 
 XLA's own cost analysis counts the body of a loop once and a masked network at
 full width, so the count is taken from the jaxpr of the small network itself.
@@ -34,6 +35,53 @@ class Cost(NamedTuple):
   bytes: int
 
 
+class Traffic(NamedTuple):
+  """What a client of one tier receives and sends in a round, in numbers.
+
+  Scalars, such as losses, are not counted.
+
+  Attributes:
+    received: numbers of 32 bits from the server.
+    update: entries of each array of its update, before the uplink.
+    further: numbers of 32 bits that it sends besides.
+  """
+
+  received: int
+  update: tuple[int, ...]
+  further: int = 0
+
+
+def one_model(settings: Any, tier: int, params: Any, stats: Any) -> Traffic:
+  """One model each way, which is what most methods exchange.
+
+  Args:
+    settings: not read.
+    tier: not read.
+    params: shapes of the parameters of the tier's network.
+    stats: of its statistics.
+
+  >>> from fedjax_ls.models import MLP
+  >>> shapes = shapes_of(MLP(10, hidden=(8,)), jnp.ones((1, 4)))
+  >>> one_model(None, 0, *shapes[0])
+  Traffic(received=112, update=(80, 32), further=0)
+  """
+  del settings, tier
+  sizes = tuple(leaf.size for leaf in jax.tree.leaves(params))
+  further = numbers_in(stats)
+  return Traffic(sum(sizes) + further, sizes, further)
+
+
+def and_a_tree(settings: Any, tier: int, params: Any, stats: Any) -> Traffic:
+  """One model and one more tree like its parameters each way."""
+  model, more = one_model(settings, tier, params, stats), numbers_in(params)
+  return Traffic(model.received + more, model.update, model.further + more)
+
+
+def numbers_in(tree: Any) -> int:
+  """Entries of all arrays of a tree."""
+  return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
 def costs(
   network: nn.Module | Model, example: Any, submodels: Submodels | None = None
 ) -> tuple[Cost, ...]:
@@ -58,10 +106,15 @@ def costs(
   Cost(macs=112, parameters=112, bytes=448)
   Cost(macs=28, parameters=28, bytes=112)
   """
-  if submodels is None:
-    return (cost(network, example),)
-  tiers = range(len(submodels.rates))
-  return tuple(cost(submodels.module(tier), example) for tier in tiers)
+  return tuple(cost(own, example) for own in _networks(network, submodels))
+
+
+def shapes_of(
+  network: nn.Module | Model, example: Any, submodels: Submodels | None = None
+) -> tuple[tuple[Any, Any], ...]:
+  """Shapes `(params, stats)` of the networks of `costs`, one a tier."""
+  x = _one(example)
+  return tuple(_shapes(_model(n, x)) for n in _networks(network, submodels))
 
 
 def cost(network: nn.Module | Model, example: Any) -> Cost:
@@ -79,14 +132,13 @@ def cost(network: nn.Module | Model, example: Any) -> Cost:
   Raises:
     ValueError: as in `macs`.
   """
-  shape = (1, *jnp.shape(example)[1:])
-  x = jax.ShapeDtypeStruct(shape, jnp.result_type(example))
+  x = _one(example)
   params, stats = _shapes(_model(network, x))
   counted = _model(_plain(network), x)
   leaves = jax.tree.leaves((params, stats))
   return Cost(
     macs(counted.apply, *_shapes(counted), x),
-    sum(leaf.size for leaf in jax.tree.leaves(params)),
+    numbers_in(params),
     sum(leaf.size * leaf.dtype.itemsize for leaf in leaves),
   )
 
@@ -115,6 +167,19 @@ def macs(function: Callable[..., Any], *args: Any) -> int:
   270
   """
   return _count(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _networks(network, submodels: Submodels | None) -> list[Any]:
+  """What each tier trains, one for all without submodels."""
+  if submodels is None:
+    return [network]
+  return [submodels.module(tier) for tier in range(len(submodels.rates))]
+
+
+def _one(example: Any) -> jax.ShapeDtypeStruct:
+  """A batch of one example."""
+  shape = (1, *jnp.shape(example)[1:])
+  return jax.ShapeDtypeStruct(shape, jnp.result_type(example))
 
 
 def _model(network, x):

@@ -50,7 +50,9 @@ def tuned(algorithm: Algorithm, model: Model, steps: int) -> Algorithm:
   train = local_sgd(model, start=start, finish=finish)
 
   def personal(hyper: Hyper, ctx: Ctx) -> tuple[Tree, Tree]:
-    client = dataclasses.replace(hyper.client, unit='steps', amount=steps)
+    client = dataclasses.replace(
+      hyper.client, unit='steps', amount=steps, partial_work=False
+    )
     return train(hyper._replace(client=client), ctx).state
 
   return algorithm._replace(personal=personal)

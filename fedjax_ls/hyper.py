@@ -57,6 +57,9 @@ class Client:
     unit: what `amount` counts, `steps` or `epochs`.
     amount: local steps or epochs a round.
     last_batch: an epoch's short last batch is `masked` or `dropped`.
+    partial_work: whether some clients, drawn anew each round, do only part of
+      it: 1 to `amount` steps or epochs, each equally likely.
+    stragglers: share of the clients that do, on average, in [0, 1].
   """
 
   learning_rate: float = 0.1
@@ -75,6 +78,8 @@ class Client:
   unit: str = 'steps'
   amount: int = 10
   last_batch: str = 'masked'
+  partial_work: bool = False
+  stragglers: float = 0.5
 
 
 @traced

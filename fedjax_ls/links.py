@@ -10,8 +10,9 @@ goes on.  Bits of n entries that are held:
   bfloat16               16 an entry
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +46,35 @@ class Packet(NamedTuple):
 
 
 Link = Callable[[Uplink, Array, Packet], Packet]
+
+
+def bits(settings: Uplink, sizes: Sequence[int]) -> Array | float:
+  """Bits of an update by its size alone, all of whose entries are held.
+
+  Args:
+    settings: the links and their numbers, which may be traced.
+    sizes: entries of each parameter array, at least 1.
+
+  Returns:
+    What `Packet.size` comes to at the end of the links.
+
+  >>> print(bits(Uplink(links=('top_k', 'qsgd'), keep=0.1), (30, 20)))
+  72.0
+  """
+  kept: list[Any] = list(sizes) if settings.per_layer else [sum(sizes)]
+  each: Any = PLAIN
+  further: Any = 0.0
+  for name in settings.links:
+    if name == 'top_k':
+      places = [math.ceil(math.log2(max(size, 2))) for size in kept]
+      kept = [_kept(settings.keep, size) for size in kept]
+      further = sum(k * p for k, p in zip(kept, places, strict=True))
+    elif name == 'bfloat16':
+      each = 16.0
+    elif name in ('qsgd', 'sign'):
+      each = _level_bits(settings.levels) if name == 'qsgd' else 1.0
+      further = further + PLAIN * len(kept)
+  return sum(kept) * each + further
 
 
 def qsgd(key: Array, x: Array, levels) -> Array:
@@ -95,9 +125,7 @@ def top_k(x: Array, held: Array, keep) -> Array:
   """
   size = jnp.where(held, jnp.abs(x), -1)
   order = jnp.argsort(-size, stable=True)
-  # Less than one hundredth of an entry is rounding of the share.
-  number = jnp.ceil(keep * jnp.sum(held) - 0.01)
-  first = jnp.arange(len(x)) < jnp.maximum(number, 1)
+  first = jnp.arange(len(x)) < _kept(keep, jnp.sum(held))
   return jnp.zeros_like(held).at[order].set(first) & held
 
 
@@ -152,7 +180,7 @@ def _largest(settings: Uplink, key: Array, packet: Packet) -> Packet:
 
 def _qsgd(settings: Uplink, key: Array, packet: Packet) -> Packet:
   sent = _each(lambda k, v, h: qsgd(k, v, settings.levels), key, packet)
-  return _scaled(sent, 1 + jnp.ceil(jnp.log2(settings.levels + 1.0)))
+  return _scaled(sent, _level_bits(settings.levels))
 
 
 def _sign(settings: Uplink, key: Array, packet: Packet) -> Packet:
@@ -184,6 +212,17 @@ RULE = (
   lambda v: list(v) == [name for name in LINKS if name in v],
   f'choose from {", ".join(LINKS)}, in this order',
 )
+
+
+def _kept(keep, size) -> Array:
+  """How many of the entries of a vector `top_k` sends."""
+  # Less than one hundredth of an entry is rounding of the share.
+  return jnp.maximum(jnp.ceil(keep * size - 0.01), 1)
+
+
+def _level_bits(levels) -> Array:
+  """Of an entry that is rounded to levels, and its sign."""
+  return 1 + jnp.ceil(jnp.log2(levels + 1.0))
 
 
 def _each(change: Callable, key: Array, packet: Packet) -> Packet:

@@ -26,7 +26,7 @@ Tree = Any
 Read = Callable[[Ctx, Outputs], Outputs]
 
 # Purposes that a client's key is folded with.
-_SHUFFLE, _NOISE, _AUGMENT = 0, 1, 2
+_SHUFFLE, _NOISE, _AUGMENT, _WORK = 0, 1, 2, 4
 
 
 class Start(NamedTuple):
@@ -136,7 +136,8 @@ def local_sgd(
       loss, examples = loss + count * value, examples + count
       return params, stats, opt, loss, examples, chosen
 
-    steps = num_steps(hyper.client, ctx.size)
+    amount = amount_done(hyper.client, ctx.key)
+    steps = num_steps(hyper.client, ctx.size, amount)
     opt = chain.init(begin.params)
     zero = _zero_like(begin.params)
     chosen = reshuffled(hyper.client, ctx.key, ctx.size, 0)
@@ -313,17 +314,40 @@ def train_loss(end: End) -> dict[str, Weighted]:
   return {'train/loss': Weighted(end.loss, end.examples)}
 
 
-def num_steps(client: Client, size: Array) -> int | Array:
+def amount_done(client: Client, key: Array) -> int | Array:
+  """Steps or epochs that a client takes in a round: all, or a straggler's part.
+
+  Args:
+    client: says how much there is to do, and who does less.
+    key: the client's key of this round.
+  """
+  if not client.partial_work:
+    return client.amount
+  late, part = jax.random.split(jax.random.fold_in(key, _WORK))
+  some = jax.random.randint(part, (), 1, client.amount + 1)
+  straggles = jax.random.uniform(late) < client.stragglers
+  return jnp.where(straggles, some, client.amount)
+
+
+def num_steps(
+  client: Client, size: Array, amount: int | Array | None = None
+) -> int | Array:
   """Local steps of a client with `size` examples; 0 for a dead slot's epochs.
+
+  Args:
+    client: the unit, and the size of a step.
+    size: how many examples it has.
+    amount: steps or epochs that it takes, `client.amount` by default.
 
   Raises:
     ValueError: `client.unit` is unknown.
   """
+  amount = client.amount if amount is None else amount
   match client.unit:
     case 'steps':
-      return client.amount
+      return amount
     case 'epochs':
-      return client.amount * _steps_per_epoch(client, size)
+      return amount * _steps_per_epoch(client, size)
   raise ValueError(f'client.unit is {client.unit!r}; use steps or epochs.')
 
 

@@ -288,6 +288,8 @@ class Algorithm(NamedTuple):
     judges_global: whether the global model is judged beside personal ones.
     network: the network that the global model is judged with, None if it is
       the clients'.
+    cluster: `(hyper, Ctx) -> number`, which of several models a client uses,
+      with `ctx.message` the server's state; None if there is one.
   """
 
   init: Callable[[Any, Array, Federation], tuple[Tree, Tree]]
@@ -301,6 +303,7 @@ class Algorithm(NamedTuple):
   tier: Callable[[Array], Array] | None = None
   judges_global: bool = False
   network: Model | None = None
+  cluster: Callable[[Any, Ctx], Array] | None = None
 
 
 class State(NamedTuple):

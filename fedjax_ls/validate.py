@@ -97,8 +97,8 @@ RANGES: dict[str, rules.Rule] = {
     'give one number above 0 a tier',
   ),
   'model.hidden': (
-    lambda v: len(v) > 0 and min(v) >= 1,
-    'give one or more sizes of at least 1',
+    lambda v: all(size >= 1 for size in v),
+    'give sizes of at least 1, or none for logistic regression',
   ),
   'model.channels': (
     lambda v: all(size >= 1 for size in v),
@@ -124,6 +124,7 @@ RANGES: dict[str, rules.Rule] = {
   'client.rho': rules.NOT_NEGATIVE,
   'client.batch_size': rules.COUNT,
   'client.amount': rules.COUNT,
+  'client.stragglers': rules.FRACTION,
   'loss.terms': (
     lambda v: set(v) <= set(losses.TERMS) and len(set(v)) == len(v),
     f'choose from {", ".join(losses.TERMS)}, each once',
@@ -305,6 +306,17 @@ def _check_together(config: Config) -> None:
     'the rounds at which the learning rate decays',
   )
   require(
+    client.amount > 1 or not client.partial_work,
+    'client.partial_work = True needs client.amount above 1, of which '
+    'stragglers do a part; raise it or set client.partial_work to false',
+  )
+  require(
+    not config.clock.macs_per_second or not client.partial_work,
+    'client.partial_work = True does not fit a clock, which says itself who '
+    'is slow; set client.partial_work to false or leave out '
+    'clock.macs_per_second',
+  )
+  require(
     config.model.norm_where != 'reduced' or config.model.norm == 'ln',
     f"model.norm_where = 'reduced' does not fit model.norm = "
     f'{config.model.norm!r}; use norm = ln or norm_where = layers',
@@ -327,6 +339,11 @@ def _check_together(config: Config) -> None:
   _check_diagnostics(config)
   _check_sampler(config.sampler)
   method = algorithms.METHODS[config_lib.method_name(config)]
+  require(
+    not method.shallow or bool(config.model.hidden),
+    f'model.hidden = () leaves method {method.name} no stages to cut; give the '
+    'sizes of hidden layers',
+  )
   fitting = [name for name, m in algorithms.METHODS.items() if m.adversarial]
   config_lib.sentence(
     adversarial.check, config.adversarial, config.clock, method.name, fitting

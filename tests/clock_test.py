@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import fedjax_ls as fl
 from fedjax_ls import build, clock, local, types
 from fedjax_ls import round as round_lib
-from fedjax_ls.cost import Cost
+from fedjax_ls.cost import Cost, Traffic
 from fedjax_ls.train import train
 from tests import toy
 from tests.messages_test import says
@@ -21,6 +21,7 @@ from tests.resume_test import assert_same_run
 from tests.train_test import lines, tiny
 
 COSTS = (Cost(40, 40, 160), Cost(20, 20, 80), Cost(10, 10, 40))
+TRAFFIC = (Traffic(60, (20, 20), 5), Traffic(20, (20,)), Traffic(10, (10,)))
 SPEEDS = clock.Clock((120.0, 30.0, 60.0), (80.0, 80.0, 20.0), (40.0,), 26.5)
 
 
@@ -63,20 +64,23 @@ def examples(size: int) -> int:
   return 2 * size
 
 
-def seconds(client: int, costs=COSTS, speeds=SPEEDS) -> float:
+def seconds(client: int, speeds=SPEEDS) -> float:
   """What a round takes a client of the toy problem."""
   tier = client % len(toy.RATES)
-  macs, _, sent = costs[tier]
+  received, update, further = TRAFFIC[tier]
   down, up = speeds.down[tier], speeds.up[0]
-  work = 3 * macs * examples(toy.SIZES[client])
-  return sent / down + work / speeds.macs_per_second[tier] + sent / up
+  work = 3 * COSTS[tier].macs * examples(toy.SIZES[client])
+  sent = 4 * (sum(update) + further)
+  trained = work / speeds.macs_per_second[tier]
+  return 4 * received / down + trained + sent / up
 
 
 def clocked(p: toy.Problem, speeds: clock.Clock) -> toy.Problem:
   """The toy problem with a clock around its sampler."""
   who = clock.timed(
     p.algorithm.sampler,
-    clock.pace(speeds, COSTS),
+    clock.pace(speeds, COSTS, TRAFFIC),
+    clock.bytes_sent(TRAFFIC),
     clock.local_seconds(toy.CLIENT),
   )
   algorithm = p.algorithm._replace(sampler=who)
@@ -166,7 +170,7 @@ def test_other_speeds_are_the_same_program():
     return round_lib.run_rounds(p.algorithm, p.hyper, p.federation, state, 3)
 
   def at(speeds):
-    pace = clock.pace(speeds, COSTS)
+    pace = clock.pace(speeds, COSTS, TRAFFIC)
     return p.state._replace(sampler=p.state.sampler._replace(pace=pace))
 
   fast = dataclasses.replace(SPEEDS, up=(4e3,))
@@ -182,8 +186,10 @@ def test_other_speeds_are_the_same_program():
 def test_equal_rounds_do_not_drift():
   """A plain float32 sum would be off by 1e-3 of the whole."""
   federation = toy.federation()
-  pace = clock.Pace(jnp.full(3, 0.1), jnp.zeros(3), jnp.zeros(()))
-  who = clock.timed(toy.given(), pace, clock.local_seconds(toy.CLIENT))
+  none = jnp.zeros(3)
+  pace = clock.Pace(jnp.full(3, 0.1), none, none, jnp.zeros(()))
+  taken = clock.local_seconds(toy.CLIENT)
+  who = clock.timed(toy.given(), pace, lambda hyper: none, taken)
 
   @jax.jit
   def go(state):
@@ -197,8 +203,9 @@ def test_equal_rounds_do_not_drift():
 
 
 def test_no_bandwidth_means_no_waiting():
-  pace = clock.pace(clock.Clock((6.0,)), COSTS)
-  np.testing.assert_array_equal(pace.transfer, 0)
+  pace = clock.pace(clock.Clock((6.0,)), COSTS, TRAFFIC)
+  np.testing.assert_array_equal(pace.receive, 0)
+  np.testing.assert_array_equal(pace.send, 0)
   np.testing.assert_allclose(pace.example, [20, 10, 5])
 
 
@@ -237,6 +244,20 @@ def test_a_run_tells_its_time_and_is_the_same_run(tmp_path):
   # Three steps of 32 of at least 96 examples; both tiers occur in two rounds.
   slow = 4 * weights * (1 / 1e4 + 1 / 1e3) + 3 * weights * 96 / 1e5
   assert times == pytest.approx([2 * slow, 4 * slow, 6 * slow], rel=1e-5)
+
+
+def test_an_uplink_shortens_what_is_sent(tmp_path):
+  uplink = {'uplink__links': ('qsgd',), 'uplink__levels': 3.0}
+  train(sampled(**TIMES, **uplink), tmp_path)
+  last = lines(tmp_path)[-1]
+  weights, clients = 64 * 8 + 8 * 10, 4 * last['round']
+  sent = (32 + 3 * weights) / 8
+  assert last['uplink/bits'] == 8 * sent
+  assert last['bytes_up'] == clients * sent
+  assert last['bytes_down'] == clients * 4 * weights
+  slow = 4 * weights / 1e4 + sent / 1e3 + 3 * weights * 96 / 1e5
+  seconds = last['simulated_seconds']
+  assert seconds == pytest.approx(last['round'] * slow, rel=1e-5)
 
 
 def test_without_a_clock_nothing_is_added(tmp_path):

@@ -52,8 +52,7 @@ WRONG = [
   ('model.name', 'mpl', "did you mean 'mlp'?"),
   ('model.norm', 'lm', "did you mean 'ln'?"),
   ('model.norm_where', 'reduced', 'norm = ln'),
-  ('model.hidden', (), 'one or more sizes'),
-  ('model.hidden', (8, 0), 'one or more sizes'),
+  ('model.hidden', (8, 0), 'sizes of at least 1'),
   ('model.projector', (8, 0), 'sizes of at least 1'),
   ('model.feature', 200, '192 or 384'),
   ('model.loss', 'hinge', 'did you mean'),
@@ -223,6 +222,13 @@ def test_batch_larger_than_all_clients_together(tmp_path):
   config = archive(tmp_path)
   config.client.batch_size = 21
   with says('client.batch_size = 21', 'more than the 20 rows', 'choose 10'):
+    train(config, tmp_path)
+
+
+def test_depths_of_a_network_without_stages(tmp_path):
+  config = example('depthfl')
+  config.model.hidden = ()
+  with says('model.hidden = ()', 'depthfl', 'give the sizes'):
     train(config, tmp_path)
 
 

@@ -206,6 +206,7 @@ def test_the_cnn_has_the_number_of_weights_of_the_paper(
 def test_the_mlp_has_the_number_of_weights_of_its_sizes():
   sizes = 64 * 128 + 128 * 64 + 64 * 10
   assert num_parameters(MLP(10), (8, 8, 1)) == sizes
+  assert num_parameters(MLP(10, hidden=()), (8, 8, 1)) == 640
   assert num_parameters(MLP(10, use_bias=True), (64,)) == sizes + 202
   affine = MLP(10, norm='ln', norm_affine=True)
   assert num_parameters(affine, (64,)) == sizes + 2 * (128 + 64)

@@ -12,6 +12,7 @@ import pytest
 from scipy import stats
 
 import fedjax_ls as fl
+from experiments import commandline
 from fedjax_ls import config as config_lib
 from fedjax_ls import data, diagnostic_plots, report, study
 from fedjax_ls.writers import Folder
@@ -235,6 +236,43 @@ def test_the_cost_of_a_target(tmp_path):
     report.sections(cells, target=60.0)
 
 
+def test_further_measures_are_of_the_chosen_round(tmp_path):
+  values = {'ln': [[0.9, 0.2], [0.7, 0.1]], 'none': [[0.5, 0.6]]}
+  for norm, runs in values.items():
+    for seed, tests in enumerate(runs):
+      pairs = [(test, test) for test in tests]
+      spread = {'test/accuracy/client_std': lambda _, test: test / 2}
+      point(tmp_path, 'iid', norm, 0.1, seed, pairs, **spread)
+  cells = report.cells(study.read(tmp_path))
+  named = {'spread (%)': ('test/accuracy/client_std', 100), 'bits': ('b', 1)}
+  table = report.tables.measures(cells, named)
+  none = report.tables.NONE
+  assert table.header == ['', 'spread (%)', 'bits']
+  assert table.rows == [
+    ['norm=ln', f'40 ± {np.std([45, 35], ddof=1):.3g}', none],
+    ['norm=none', '30', none],
+  ]
+  told = report.sections(cells, measures=named)
+  assert table in [section.table for section in told]
+
+
+def test_costs_far_apart_are_drawn_on_a_logarithmic_axis(tmp_path, monkeypatch):
+  for norm, price in (('ln', 1.0), ('none', 100.0)):
+    sent = {'bytes_up': lambda _, test, price=price: price * test}
+    point(tmp_path, 'iid', norm, 0.1, 0, [(0.5, 0.5), (0.6, 0.6)], **sent)
+  drawn = {}
+  draw = report.pictures.draw
+
+  def noted(curves, reference, xlabel, *, log):
+    drawn[xlabel] = log
+    return draw(curves, reference, xlabel, log=log)
+
+  monkeypatch.setattr(report.pictures, 'draw', noted)
+  report.sections(report.cells(study.read(tmp_path)))
+  assert drawn['bytes sent to the server']
+  assert not drawn['round']
+
+
 def test_spectra_are_of_the_chosen_setting(workdir, monkeypatch):
   decay = {0.1: 0.5, 0.3: 0.9}
   for rate, ratio in decay.items():
@@ -276,6 +314,7 @@ def test_the_command_writes_one_page_that_needs_nothing_else(workdir):
   config.write_text(
     '"""A study of two."""\nimport fedjax_ls as fl\n'
     f'ROWS = {ROWS!r}\nCOLUMNS = {COLUMNS!r}\n'
+    "MEASURES = {'%': ('test/accuracy', 100)}\n"
     'def get_config(method="fedavg"):\n  return fl.Config()\n'
   )
   command = [sys.executable, '-m', 'experiments.report', f'--workdir={workdir}']
@@ -286,6 +325,7 @@ def test_the_command_writes_one_page_that_needs_nothing_else(workdir):
   folder = workdir / 'report'
   page = (folder / 'report.html').read_text()
   assert '<h1>A study of two</h1>' in page
+  assert '<h2>Further measures</h2>' in page
   images = re.findall(r'<img [^>]*src="([^"]*)"', page)
   assert len(images) == 6  # sensitivity, curves and clients, twice
   for image in images:
@@ -294,6 +334,9 @@ def test_the_command_writes_one_page_that_needs_nothing_else(workdir):
   text = (folder / 'README.md').read_text()
   for name in re.findall(r'\]\((.*?)\)', text):
     assert (folder / name).stat().st_size < 100_000
+  config.write_text(config.read_text().replace("('test/accuracy', 100)", '3'))
+  with says("MEASURES has '%': 3", "write {'heading'"):
+    commandline.measures_of(str(config))
   done = subprocess.run(
     [*command, '--reference=FN'], capture_output=True, text=True
   )

@@ -505,6 +505,15 @@ def test_narrow_clients_of_several_points_choose_one_network():
   assert ' conditional(' in ready.compiled.advance.as_text()
 
 
+@pytest.mark.parametrize(
+  ('name', 'at_once'), [('uniform', 8), ('pow_d', 1), ('rpow_d', 1)]
+)
+def test_points_with_cohorts_of_their_own_run_one_at_a_time(name, at_once):
+  base = plain(sampler__name=name, sampler__cohort_size=4)
+  (group,) = groups.prepare(study(base, 'client.learning_rate=0.1,0.2'))
+  assert launch._cached_points(group) == at_once
+
+
 def test_memory_makes_fewer_points_and_clients_at_a_time(monkeypatch):
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   (group,) = groups.prepare(study(plain(), 'seed=0,1,2,3'))

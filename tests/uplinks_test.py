@@ -172,6 +172,7 @@ def test_layers_by_themselves_lose_less():
 def test_bits(settings, bits):
   x = {'a': jnp.asarray(vector(30)), 'b': jnp.asarray(vector(20))}
   assert arriving(x, **settings)[1] == bits
+  assert links.bits(fl.Uplink(**settings), (30, 20)) == bits
 
 
 def mean_bits(p):

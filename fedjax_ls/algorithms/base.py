@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from fedjax_ls.cost import Cost
+from fedjax_ls.cost import Cost, Traffic, one_model
 from fedjax_ls.data.checks import require
 from fedjax_ls.models.base import Model
 from fedjax_ls.models.submodels import Submodels
@@ -78,6 +78,8 @@ class Method(NamedTuple):
       rest of a configuration makes no sense with the method.
     costs: `(settings, costs) -> costs`, what a client of each tier spends on
       an example and a model, from the costs of the tiers' networks.
+    traffic: `(settings, tier, params, stats) -> Traffic`, what a client of a
+      tier receives and sends in a round, from the shapes of its network.
   """
 
   name: str
@@ -96,6 +98,7 @@ class Method(NamedTuple):
   costs: Callable[[Any, tuple[Cost, ...]], tuple[Cost, ...]] = (
     lambda settings, costs: costs
   )
+  traffic: Callable[[Any, int, Any, Any], Traffic] = one_model
 
 
 def has_term(name: str) -> Callable[[Any], None]:
@@ -106,6 +109,20 @@ def has_term(name: str) -> Callable[[Any], None]:
       name not in config.loss.terms,
       f'loss.terms = {config.loss.terms!r} repeats the term {name!r} of the '
       'method itself; leave it out',
+    )
+
+  return check
+
+
+def steps_unless(*options: str) -> Callable[[Any], None]:
+  """`Method.check` of a method without local steps under some options."""
+
+  def check(config) -> None:
+    option = config.algorithm.option
+    require(
+      option not in options or not config.client.partial_work,
+      f'client.partial_work = True does not fit algorithm.option = {option!r}, '
+      'under which clients take no local steps to leave out; set it to false',
     )
 
   return check

@@ -239,6 +239,7 @@ def cfl(settings: CFL, parts: Parts) -> Algorithm:
     personal=lambda hyper, ctx: own_model(
       ctx.message.params, ctx.message.stats, ctx.message.extra.of, ctx
     ),
+    cluster=lambda hyper, ctx: ctx.message.extra.of[ctx.id],
   )
 
 

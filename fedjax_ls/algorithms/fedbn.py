@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from fedjax_ls import local, server
 from fedjax_ls.algorithms.base import Identity, Method, Parts
 from fedjax_ls.algorithms.fedavg import FedAvg
+from fedjax_ls.cost import Traffic, one_model
 from fedjax_ls.hyper import Hyper, traced
 from fedjax_ls.local import End, Start
 from fedjax_ls.models.batch_stats import batch_norm_params
@@ -117,6 +118,14 @@ def kept(params: Tree, stats: Tree) -> Own:
   )
 
 
+def traffic(settings: FedBN, tier: int, params: Tree, stats: Tree) -> Traffic:
+  """All but BatchNorm."""
+  local_part = batch_norm_params(params, stats)
+  pairs = zip(*map(jax.tree.leaves, (local_part, params)), strict=True)
+  shared = [leaf for own, leaf in pairs if not own]
+  return one_model(settings, tier, shared, ())
+
+
 METHOD = Method(
   name='fedbn',
   settings=FedBN,
@@ -128,4 +137,5 @@ METHOD = Method(
   toy=FedBN(),
   # Without BatchNorm nothing is local.
   identity=Identity(FedBN(), 'fedavg', FedAvg()),
+  traffic=traffic,
 )

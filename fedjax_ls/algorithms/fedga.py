@@ -8,6 +8,7 @@ import optax
 from fedjax_ls import local, rules, server, transforms
 from fedjax_ls.algorithms.base import Identity, Method, Parts
 from fedjax_ls.algorithms.fedavg import FedAvg
+from fedjax_ls.cost import and_a_tree
 from fedjax_ls.hyper import Hyper, traced
 from fedjax_ls.local import Start
 from fedjax_ls.types import Algorithm, Ctx, Phase, Upload, Weighted
@@ -133,4 +134,6 @@ METHOD = Method(
   identity=Identity(FedGA(beta=0.0), 'fedavg', FedAvg()),
   ranges={'beta': rules.NOT_NEGATIVE},
   check=_check,
+  # The gradients.
+  traffic=and_a_tree,
 )

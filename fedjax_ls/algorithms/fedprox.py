@@ -42,8 +42,10 @@ def fedprox(settings: FedProx, parts: Parts) -> Algorithm:
     Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith. Federated optimization in
     heterogeneous networks. MLSys 2020.
 
-  Differs from the authors' code in: all clients do the same local work, where
-  their stragglers do fewer epochs.
+  Stragglers, who do fewer epochs, are `client.partial_work`.
+
+  Differs from the authors' code in: there the stragglers are a fixed number of
+  each cohort, here each client is one with the same probability.
   """
   del settings
   term = losses.proximal(lambda hyper: hyper.method.mu)

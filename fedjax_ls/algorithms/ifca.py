@@ -8,8 +8,9 @@ import optax
 from jax.tree_util import tree_leaves_with_path, tree_map_with_path
 
 from fedjax_ls import local, rules, server
-from fedjax_ls.algorithms.base import Identity, Method, Parts
+from fedjax_ls.algorithms.base import Identity, Method, Parts, steps_unless
 from fedjax_ls.algorithms.fedavg import FedAvg
+from fedjax_ls.cost import Traffic, one_model
 from fedjax_ls.data.checks import require
 from fedjax_ls.hyper import Hyper, learning_rate, traced
 from fedjax_ls.local import End, Start
@@ -176,7 +177,19 @@ def ifca(settings: Ifca, parts: Parts) -> Algorithm:
       lambda a: a[0], server.global_model(state)
     ),
     personal=lambda hyper, ctx: chosen(hyper, ctx)[0],
+    cluster=lambda hyper, ctx: chosen(hyper, ctx)[1],
   )
+
+
+def traffic(settings: Ifca, tier: int, params, stats) -> Traffic:
+  """All models are received, with one body where they share it; one is sent."""
+  arrays = tree_leaves_with_path((params, stats))
+  received = sum(
+    leaf.size * (1 if is_shared(settings, path[1:]) else settings.clusters)
+    for path, leaf in arrays
+  )
+  one = one_model(settings, tier, params, stats)
+  return one._replace(received=received)
 
 
 def is_shared(settings: Ifca, path) -> bool:
@@ -204,4 +217,6 @@ METHOD = Method(
   toy=Ifca(clusters=2),
   identity=Identity(Ifca(clusters=1), 'fedavg', FedAvg()),
   ranges={'clusters': rules.COUNT},
+  traffic=traffic,
+  check=steps_unless('gradients'),
 )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_ls import local, rules, server
-from fedjax_ls.algorithms.base import Identity, Method, Parts
+from fedjax_ls.algorithms.base import Identity, Method, Parts, steps_unless
 from fedjax_ls.algorithms.fedavg import FedAvg
 from fedjax_ls.hyper import Hyper, learning_rate, traced
 from fedjax_ls.local import End, Start
@@ -161,4 +161,5 @@ METHOD = Method(
     QFFL(q=0.0), 'fedavg', FedAvg(), server={'weights': 'uniform'}
   ),
   ranges={'q': rules.NOT_NEGATIVE, 'lipschitz': rules.NOT_NEGATIVE},
+  check=steps_unless('gradient', 'batch'),
 )

@@ -9,6 +9,7 @@ import optax
 from fedjax_ls import local, server, transforms
 from fedjax_ls.algorithms.base import Identity, Method, Parts
 from fedjax_ls.algorithms.fedavg import FedAvg
+from fedjax_ls.cost import and_a_tree
 from fedjax_ls.hyper import Hyper, learning_rate, traced
 from fedjax_ls.local import End, Start
 from fedjax_ls.types import (
@@ -149,5 +150,7 @@ METHOD = Method(
     client={'unit': 'steps', 'amount': 1},
     server={'weights': 'uniform'},
   ),
+  # The control variates.
+  traffic=and_a_tree,
   adversarial=True,
 )

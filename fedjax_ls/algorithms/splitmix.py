@@ -12,7 +12,7 @@ import optax
 from fedjax_ls import local, narrow, server
 from fedjax_ls.algorithms.base import Identity, Method, Parts
 from fedjax_ls.algorithms.fedavg import FedAvg
-from fedjax_ls.cost import Cost
+from fedjax_ls.cost import Cost, Traffic, one_model
 from fedjax_ls.data.checks import require
 from fedjax_ls.hyper import Hyper, traced
 from fedjax_ls.models.base import Model, Outputs, Width
@@ -31,7 +31,8 @@ from fedjax_ls.types import (
 Array = jax.Array
 Tree = Any
 
-# What a client's key is folded with for its bases; local training takes 0 to 2.
+# What a client's key is folded with for its bases; local training takes 0 to 2
+# and 4.
 _BASES = 3
 
 
@@ -295,6 +296,17 @@ def _costs(settings: SplitMix, costs: tuple[Cost, ...]) -> tuple[Cost, ...]:
   )
 
 
+def _traffic(
+  settings: SplitMix, tier: int, params: Tree, stats: Tree
+) -> Traffic:
+  """All of a tier's networks, each way."""
+  rate = exact_rates(settings.rates)[tier]
+  number = int(rate / Fraction(settings.base))
+  received, update, further = one_model(settings, tier, params, stats)
+  update = tuple(number * size for size in update)
+  return Traffic(number * received, update, number * further)
+
+
 def _number_of_bases(settings: SplitMix) -> int:
   """1 / base.
 
@@ -351,6 +363,7 @@ METHOD = Method(
   needs_submodels=True,
   slim_rates=_widths,
   costs=_costs,
+  traffic=_traffic,
   check=check,
   adversarial=True,
 )

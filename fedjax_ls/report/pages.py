@@ -6,7 +6,7 @@ import io
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +25,10 @@ COSTS = {
   'bytes_up': 'bytes sent to the server',
   'macs': 'multiply-accumulates',
 }
+
+
+# Curves of which one ends so many times later share a logarithmic axis.
+FAR = 8
 
 
 class Section(NamedTuple):
@@ -50,6 +54,7 @@ def sections(
   reference: str = '',
   level: float = 0.95,
   target: float = 0.0,
+  measures: Mapping[str, tuple[str, float]] | None = None,
 ) -> list[Section]:
   """What there is to say about a study.
 
@@ -60,6 +65,7 @@ def sections(
     level: of the confidence intervals.
     target: test accuracy in (0, 1] that costs are counted to, 0 for what the
       reference reaches.
+    measures: further metrics to tell, `{heading: (metric, factor)}`.
 
   Raises:
     ValueError: there is no row of that name, or the target is no accuracy.
@@ -79,6 +85,10 @@ def sections(
   found += _submodels(cells)
   if len(rows) > 1:
     found.append(_compared(cells, reference, level))
+  if measures:
+    text = 'At the chosen settings and rounds, mean ± standard deviation.'
+    table = tables.measures(cells, measures)
+    found.append(Section('Further measures', [text], table))
   found += _to_target(cells, reference, target)
   found += _sensitivity(cells, reference)
   found += _curves(cells, reference)
@@ -283,6 +293,7 @@ def _curves(cells: Sequence[Cell], reference: str) -> list[Section]:
       lambda cell, over=over: pictures.learning_curve(cell, over),
       reference,
       name,
+      log=None,
     )
     if images:
       text = (
@@ -299,13 +310,20 @@ def _grey(cells: Sequence[Cell], reference: str) -> str:
 
 
 def _for_columns(
-  cells, stem, curve_of, reference, xlabel, *, log=False
+  cells, stem, curve_of, reference, xlabel, *, log: bool | None
 ) -> dict[str, bytes]:
-  """A picture for each column that has curves, `{file name: PNG}`."""
+  """A picture for each column that has curves, `{file name: PNG}`.
+
+  The axis is logarithmic if `log`, or for None where curves end far apart.
+  """
   images = {}
   for column in tables.labels(cells)[1]:
     curves = {c.row: curve_of(c) for c in cells if c.column == column}
-    figure = pictures.draw(curves, reference, xlabel, log=log)
+    ends = [curve.x[-1] for curve in curves.values() if curve is not None]
+    far = bool(ends) and max(ends) > FAR * min(ends)
+    figure = pictures.draw(
+      curves, reference, xlabel, log=far if log is None else log
+    )
     if figure is not None:
       figure.suptitle(column, fontsize=11)
       images[_file(stem, column)] = pictures.png(figure)

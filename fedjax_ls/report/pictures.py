@@ -15,6 +15,7 @@ COLORS = (
 )  # fmt: skip
 MARKERS = 'os^Dv<>'
 ACROSS = 5  # panels side by side
+MOST_TICKS = 12  # more are of curves, not of a number that was tried
 WIDTH = 10.5  # inches, the width of a page on a laptop
 
 
@@ -172,9 +173,10 @@ def _scale(axes, curves: dict[str, Curve], log: bool) -> None:
   if log:
     tried = sorted({float(x) for c in curves.values() for x in c.x if x > 0})
     axes.set_xscale('log')
-    turn = 45 if len(tried) > 4 else 0
-    axes.set_xticks(tried, [f'{x:g}' for x in tried], rotation=turn)
-    axes.minorticks_off()
+    if len(tried) <= MOST_TICKS:
+      turn = 45 if len(tried) > 4 else 0
+      axes.set_xticks(tried, [f'{x:g}' for x in tried], rotation=turn)
+      axes.minorticks_off()
 
 
 def _figure(width: float, height: float) -> Any:

@@ -3,7 +3,7 @@
 import html
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -143,6 +143,29 @@ def to_target(
     for text in texts:
       text += _reached(found.get(text[0]), level, list(costs))
   return Table(header, texts) if len(header) > 1 else None
+
+
+def measures(
+  cells: Sequence[Cell], named: Mapping[str, tuple[str, float]]
+) -> Table:
+  """Other metrics at the chosen settings and rounds, over the seeds.
+
+  Args:
+    cells: of a study.
+    named: `{heading: (metric, factor that it is shown times)}`.
+  """
+  at = {(c.row, c.column): c for c in cells}
+  rows, columns = labels(cells)
+  header, texts = [''], [[row] for row in rows]
+  for column in columns:
+    header += [f'{column} {heading}'.lstrip() for heading in named]
+    for text in texts:
+      cell = at.get((text[0], column))
+      lines = [study.chosen(run)[0] for run in cell.runs] if cell else []
+      for metric, factor in named.values():
+        found = [factor * line[metric] for line in lines if metric in line]
+        text.append(_amount(np.array(found)))
+  return Table(header, texts)
 
 
 def settings(cells: Sequence[Cell]) -> Table:

@@ -55,7 +55,8 @@ def oort(cohort_size: int, model: Model, *, pacer_window: int = 20) -> Sampler:
 
   U_k above the 98 % quantile count as that quantile.  Clients chosen are asked
   for their losses at the model that they receive.  Where known or unknown
-  clients are too few, the others fill up.  Without a clock nobody is slow.
+  clients are too few, the others fill up.  Without a clock nobody is slow;
+  stragglers by `client.partial_work` count with all of their work.
 
   Args:
     cohort_size: clients a round, K.

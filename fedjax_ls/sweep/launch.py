@@ -20,7 +20,8 @@ from fedjax_ls.sweep.programs import Common
 from fedjax_ls.validate import check_range
 from fedjax_ls.writers import Folder
 
-# Points at a time on a CPU: as many as keep all their parameters in the cache.
+# Points at a time on a CPU: as many as keep all their parameters in the cache,
+# or one where the model says who takes part, so that no batches are shared.
 CPU_POINTS, CPU_BYTES = 8, 1_250_000
 
 
@@ -199,6 +200,9 @@ def _smaller_chunk(group: Group) -> Group:
 
 
 def _cached_points(group: Group) -> int:
+  sampler = group.job.algorithm.sampler
+  if sampler.asks or sampler.observe is not None:
+    return 1
   params, _ = jax.eval_shape(group.job.model.init, jax.random.key(0))
   size = sum(p.size * p.dtype.itemsize for p in jax.tree.leaves(params))
   return min(max(CPU_BYTES // size, 1), CPU_POINTS)

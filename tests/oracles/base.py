@@ -78,10 +78,20 @@ class Data:
     key = jax.random.fold_in(jax.random.split(key)[1], i)
     return jax.random.fold_in(key, 0)
 
+  def amount(self, t, i):
+    """Steps or epochs of client i in round t, fewer for a straggler."""
+    most = self.client.amount
+    if not self.client.partial_work:
+      return most
+    late, part = jax.random.split(jax.random.fold_in(self.key(t, i), 4))
+    if jax.random.uniform(late) >= self.client.stragglers:
+      return most
+    return int(jax.random.randint(part, (), 1, most + 1))
+
   def batches(self, t, i):
     key = self.key(t, i)
     per_epoch = -(-int(self.size[i]) // self.client.batch_size)
-    steps = self.client.amount
+    steps = self.amount(t, i)
     if self.client.unit == 'epochs':
       steps *= per_epoch
     for s in range(steps):
