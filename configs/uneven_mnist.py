@@ -47,6 +47,11 @@ ROWS = {
     'algorithm': 'heterofl', 'algorithm.rates': WIDTHS,
     'algorithm.every_width': True,
   },
+  'HeteroFL without masks': {
+    'algorithm': 'heterofl', 'algorithm.rates': WIDTHS,
+    'algorithm.every_width': True, 'algorithm.absent': 'none',
+    'algorithm.owners': False,
+  },
   'FjORD': {'algorithm': 'fjord', 'algorithm.rates': WIDTHS},
   'Split-Mix': {'algorithm': 'splitmix', 'algorithm.rates': WIDTHS},
   'DepthFL': {
