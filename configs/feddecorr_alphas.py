@@ -23,10 +23,10 @@ scale the differences are within their intervals, in the code's scale FedDecorr
 loses, most at Dir(0.05).  What the paper describes is there, FedAvg's features
 have the lower rank the stronger the skew (effective rank 8.8 for iid, 6.2 at
 Dir(0.05); 8.5 and 5.0 for clients after local training).  But in the code's
-scale the penalty is met by features that die: a constant feature correlates with
-none, and 70 % of the 64 ReLU features are constant after 100 rounds, against 0 %
-of FedAvg's.  The paper's networks end in an average over positions, where that
-is harder.  The spectra are of
+scale the penalty is met by features that die: a constant feature correlates
+with none, and 70 % of the 64 ReLU features are constant after 100 rounds,
+against 0 % of FedAvg's.  The paper's networks end in an average over positions,
+where that is harder.  The spectra are of
 
   python -m experiments.run --config=configs/feddecorr_alphas.py:feddecorr \
     --config.data.path=fashion_mnist.npz --config.algorithm.scale=code \

@@ -320,6 +320,12 @@ def _federation(
       f'tiers.proportions = {proportions} has {len(proportions)} shares for '
       f'{tiers} tiers; give one a tier, or none for equal shares'
     )
+  absent = [tier for tier in config.sampler.tiers if tier >= tiers]
+  if absent:
+    raise ConfigError(
+      f'sampler.tiers = {config.sampler.tiers} has {absent[0]} but tiers are '
+      f'0 to {tiers - 1}; choose from these'
+    )
   tier = data.assign_tiers(
     config.tiers.kind,
     federation.size,

@@ -36,6 +36,8 @@ class Data:
     target: of `text`: `every` character's next one, or the `last` one's.
     alpha: how much the models of `synthetic` clients differ, >= 0.
     beta: how much the inputs of `synthetic` clients differ, >= 0.
+    shrink: side of the squares of pixels that become one, their mean; 1 to
+      leave images as they are.
     crop_padding: pixels that train images are shifted by at most, either way.
     flip: whether train images are mirrored at random.
     mean: of each channel, to normalize images by; empty for none.
@@ -49,6 +51,7 @@ class Data:
   target: str = 'every'
   alpha: float = 1.0
   beta: float = 1.0
+  shrink: int = 1
   crop_padding: int = 0
   flip: bool = False
   mean: tuple[float, ...] = ()
@@ -117,6 +120,9 @@ class Model:
       that its signature names, `num_classes`, `lowering` and `dtype`.
     hidden: hidden sizes of `mlp` and of a network of one's own; () makes
       `mlp` logistic regression.
+    channels: channels of the convolutions of `pooled_cnn` and `pfl_cnn`, or of
+      the stages of `resnet18`, `preresnet10` and `preresnet18`; empty for their
+      own.
     feature: size of the feature of `cnn`, 192 or 384.
     norm: kind of norm, `none`, `fn`, `ln`, `gn`, `in`, `bn` or `shift`.
     norm_where: `layers`, `last` or `reduced`.
@@ -134,6 +140,7 @@ class Model:
 
   name: str = 'mlp'
   hidden: tuple[int, ...] = (128, 64)
+  channels: tuple[int, ...] = ()
   feature: int = 192
   norm: str = 'none'
   norm_where: str = 'layers'

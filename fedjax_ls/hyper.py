@@ -168,6 +168,7 @@ class Sampler:
     pacer_start: percentile of the clients' times that is not slow, in [0, 100].
     pacer_step: by how much it may rise, >= 0.
     pacer_window: rounds after which it may.
+    tiers: tiers whose clients take part, () for all.
     dropout: probability that a chosen client drops out, in [0, 1].
     availability: an `.npz` with `available[T, C]`, who is there in each round,
       over and over, or `dropout[C]` in place of `dropout`, or both; empty for
@@ -190,6 +191,7 @@ class Sampler:
   pacer_start: float = 10.0
   pacer_step: float = 5.0
   pacer_window: int = 20
+  tiers: tuple[int, ...] = ()
   dropout: float = 0.0
   availability: str = ''
 

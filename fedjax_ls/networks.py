@@ -91,5 +91,7 @@ def _net_options(
     'dtype': jnp.bfloat16 if settings.dtype == 'bfloat16' else None,
     'positions': 'last' if dataset.y_train.ndim == 1 else 'every',
   }
+  if not settings.channels:
+    del options['channels']
   known = net_fields(settings.name)
   return {name: value for name, value in options.items() if name in known}

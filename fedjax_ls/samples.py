@@ -83,6 +83,7 @@ def _read(config: Config) -> Samples:
     num_clients=settings.num_clients,
     seed=seed,
   )
+  dataset = data.shrink(dataset, config.data.shrink)
 
   def cut(dataset: Dataset) -> Partition:
     return data.make_partition(

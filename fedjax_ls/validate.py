@@ -60,8 +60,9 @@ NAMES: dict[str, Iterable[str]] = {
 
 # Fields of `model` that are options of the network.
 NET_FIELDS = (
-  'hidden', 'feature', 'norm', 'norm_where', 'norm_before', 'norm_affine',
-  'norm_groups', 'norm_eps', 'use_bias', 'projector', 'initializer', 'dtype',
+  'hidden', 'channels', 'feature', 'norm', 'norm_where', 'norm_before',
+  'norm_affine', 'norm_groups', 'norm_eps', 'use_bias', 'projector',
+  'initializer', 'dtype',
 )  # fmt: skip
 
 # Fields whose value is a number in some range.
@@ -77,6 +78,7 @@ RANGES: dict[str, rules.Rule] = {
   'data.sequence_length': rules.COUNT,
   'data.alpha': rules.NOT_NEGATIVE,
   'data.beta': rules.NOT_NEGATIVE,
+  'data.shrink': rules.COUNT,
   'data.crop_padding': rules.NOT_NEGATIVE,
   'partition.num_clients': rules.COUNT,
   'partition.classes_per_client': rules.COUNT,
@@ -97,6 +99,10 @@ RANGES: dict[str, rules.Rule] = {
   'model.hidden': (
     lambda v: all(size >= 1 for size in v),
     'give sizes of at least 1, or none for logistic regression',
+  ),
+  'model.channels': (
+    lambda v: all(size >= 1 for size in v),
+    'give sizes of at least 1, or none',
   ),
   'model.feature': (lambda v: v in (192, 384), 'choose 192 or 384'),
   'model.projector': (
@@ -160,6 +166,10 @@ RANGES: dict[str, rules.Rule] = {
   'sampler.pacer_start': (lambda v: 0 <= v <= 100, 'choose it in [0, 100]'),
   'sampler.pacer_step': rules.NOT_NEGATIVE,
   'sampler.pacer_window': rules.COUNT,
+  'sampler.tiers': (
+    lambda v: all(tier >= 0 for tier in v) and len(set(v)) == len(v),
+    'give numbers of tiers from 0, each once, or none',
+  ),
   'sampler.dropout': rules.FRACTION,
   'clock.macs_per_second': rules.SPEEDS,
   'clock.down': rules.SPEEDS,
@@ -357,7 +367,7 @@ def _check_sampler(sampler: config_lib.Sampler) -> None:
   reads = samplers.SAMPLERS[sampler.name].reads
   for name, (_, value) in config_lib.leaves(sampler).items():
     require(
-      name in (*reads, 'name', 'dropout', 'availability')
+      name in (*reads, 'name', 'tiers', 'dropout', 'availability')
       or value == getattr(config_lib.Sampler(), name),
       f'sampler.{name} = {value!r} is not read by sampler.name = '
       f'{sampler.name!r}; leave it out or choose another sampler',

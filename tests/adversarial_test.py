@@ -430,7 +430,7 @@ def test_training_on_attacks_withstands_them():
   data = fl.federate(x[:200], y[:200], np.arange(200).reshape(4, 50))
   net = models.MLP(2, hidden=(8,), norm='bn', norm_affine=True)
   model = models.dual_norm(fl.flax_model(net, x[:1]))
-  client = fl.Client(0.2, batch_size=16, unit='epochs', amount=2)
+  client = fl.Client(0.05, batch_size=16, unit='epochs', amount=2)
 
   def trained(share):
     result = fl.fit(
@@ -439,8 +439,8 @@ def test_training_on_attacks_withstands_them():
       test=(x[200:], y[200:]),
       client=client,
       adversarial=fl.Adversarial(3, share, eps=0.15, mixes=('0', '1')),
-      rounds=20,
-      eval_every=20,
+      rounds=40,
+      eval_every=40,
     )
     return result.history[-1]
 

@@ -59,6 +59,21 @@ def test_a_sampler_that_does_not_look_loses_those_not_there():
   assert ids.tolist() == [6, 6, 6, 3, 6, 6]
 
 
+def test_only_clients_of_some_tiers_take_part():
+  """Who is there and of the tier; too few leave dead slots."""
+  tier = np.asarray(FEDERATION.tier)
+  ids = drawn(samplers.of_tiers(samplers.uniform(2), (0, 2)), 0)
+  assert set(ids.ravel()) == set(np.flatnonzero(tier != 1))
+  both = samplers.when_available(
+    samplers.of_tiers(samplers.uniform(3), (0,)), TRACE
+  )
+  ids = drawn(both, 0)
+  there = np.flatnonzero((tier == 0) & TRACE[0])
+  assert {tuple(sorted(row)) for row in ids} == {
+    (*there, *[6] * (3 - len(there)))
+  }
+
+
 def test_clients_drop_out_by_their_own_probability():
   share = np.array([0.0, 1.0, 0.5, 0.2, 0.9, 0.0])
   who = samplers.dropping_out(samplers.everyone(), share)

@@ -68,6 +68,27 @@ def test_groups_turn_train_test_and_validation_alike(tmp_path):
       np.testing.assert_array_equal(after, before[half] if group else before)
 
 
+@pytest.mark.parametrize('dtype', [np.uint8, np.float32])
+def test_shrunk_images_are_means_of_squares(dtype):
+  x = np.random.RandomState(0).randint(0, 256, (3, 4, 6, 2)).astype(dtype)
+  whole = data.load('digits')._replace(x_train=x, x_test=x[:1])
+  small = data.shrink(whole, 2)
+  assert small.x_train.shape == (3, 2, 3, 2)
+  assert small.x_train.dtype == small.x_test.dtype == dtype
+  mean = x[1, 2:4, 4:6, 1].astype(float).mean()
+  expected = np.rint(mean) if dtype == np.uint8 else mean
+  assert small.x_train[1, 1, 2, 1] == expected
+  np.testing.assert_array_equal(small.x_test, small.x_train[:1])
+  assert data.shrink(whole, 1) is whole
+
+
+def test_a_run_on_shrunk_images():
+  job = build.prepare(_config(data=config.Data(shrink=4))).job
+  assert (
+    job.federation.x.shape[1:] == job.tests['test'].x.shape[1:] == (2, 2, 1)
+  )
+
+
 def test_a_partition_file_makes_the_same_clients(tmp_path):
   made = read(_config()).partition
   made.save(str(tmp_path / 'clients.npz'))
@@ -155,6 +176,7 @@ BAD = {
   r'data\.sequence_length = 0 is out of range': {
     'data': config.Data(sequence_length=0)
   },
+  r'data\.shrink = 0 is out of range': {'data': config.Data(shrink=0)},
   r"data\.name = 'leaf' needs data\.path.*a folder with train and test": {
     'data': config.Data('leaf')
   },
@@ -191,6 +213,18 @@ def test_settings_get_one_sentence(message):
 
 
 UNFIT = {
+  r'data\.shrink = 3 does not divide images of 8 x 8; choose a divisor': {
+    'data': config.Data(shrink=3)
+  },
+  r'data\.shrink = 2 needs images .* but samples have shape \[60\]': {
+    'data': config.Data('synthetic', shrink=2)
+  },
+  r'sampler\.tiers = \(0, 1\) has 1 but tiers are 0 to 0': {
+    'sampler': fl.Sampler(tiers=(0, 1))
+  },
+  r'channels = \(8,\) are for 1 stages but the network has 4': {
+    'model': config.Model('resnet18', channels=(8,))
+  },
   r'tiers\.proportions = \(1\.0, 1\.0\) has 2 shares for 1 tiers': {
     'tiers': config.Tiers(proportions=(1.0, 1.0))
   },

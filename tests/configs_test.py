@@ -5,6 +5,9 @@ import pathlib
 
 import pytest
 
+from fedjax_ls import samples
+from fedjax_ls.cost import cost
+from fedjax_ls.networks import networks
 from fedjax_ls.validate import validate
 
 FILES = sorted(
@@ -20,3 +23,31 @@ def test_a_configuration_is_valid_and_explains_itself(name):
   assert made.rounds >= 1
   assert f'configs/{name}.py' in module.__doc__
   assert 'measured' in module.__doc__
+
+
+# Image, classes, parameters of each tier's network as published.
+PUBLISHED = {
+  'heterofl_cifar10': (
+    (32, 32, 3), 10, (9622090, 2408746, 603802, 151762, 38350),
+  ),
+  'heterofl_mnist': ((28, 28, 1), 10, (1556874, 391370, 98922, 25274, 6594)),
+  'fjord_cifar10': (
+    (32, 32, 3), 10, (11173962, 7175586, 4049352, 1803314, 457578),
+  ),
+  'depthfl_cifar100': (
+    (32, 32, 3), 100, (12283344, 3838316, 1347336, 479652),
+  ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_networks_of_every_tier_have_the_published_size(name):
+  image, classes, expected = PUBLISHED[name]
+  module = importlib.import_module(f'configs.{name}')
+  found = {'x': ['uint8', image], 'y': ['int32', []], 'num_classes': classes}
+  dataset = samples.of_kind(found)
+  nets = networks(validate(module.get_config()), dataset, 'native')
+  for tier, size in enumerate(expected):
+    slim = nets.submodels.module(tier)
+    assert cost(slim, dataset.x_train).parameters == size
+    assert f'{size:,}' in module.__doc__

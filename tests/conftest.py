@@ -37,3 +37,10 @@ def x64():
   """Runs the test in 64-bit precision."""
   with jax.enable_x64(True):
     yield
+
+
+@pytest.fixture(scope='module', autouse=True)
+def forgotten_programs():
+  """Frees a file's compiled programs, which together take many gigabytes."""
+  yield
+  jax.clear_caches()

@@ -37,6 +37,17 @@ def test_with_fedavg_it_agrees_with_the_oracle(distillation):
   assert_agrees(toy.problem('depthfl', settings, server={'weights': 'uniform'}))
 
 
+def test_with_one_exit_it_is_feddyn():
+  alone = depthfl.DepthFL(rates=('1',), distillation=False, alpha=0.5)
+  ours, theirs = toy.problem('depthfl', alone), toy.problem('feddyn')
+  assert algorithms.find('feddyn').toy.alpha == alone.alpha
+  got, expected = (
+    oracles.weights_of(toy.run(p).server.params) for p in (ours, theirs)
+  )
+  for a, b in zip(got, expected, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
+
+
 def test_the_clients_histories_are_their_linear_terms():
   p = toy.problem('depthfl')
   _, linear = run(p)
@@ -91,7 +102,7 @@ def test_it_is_judged_by_the_mean_of_its_logits():
 
   for n in range(3):
     assert got[f'accuracy@exit{n + 1}'] == pytest.approx(accuracy(logits[n]))
-  assert got['accuracy@depth2'] == pytest.approx(accuracy(*logits[:2]))
+  assert got['accuracy@2/3'] == pytest.approx(accuracy(*logits[:2]))
   assert got['accuracy'] == pytest.approx(accuracy(*logits))
   log_p = np.log(softmax(np.mean(logits, 0)))
   assert got['loss'] == pytest.approx(-log_p[np.arange(len(y)), y].mean())

@@ -93,7 +93,7 @@ def test_shallow_networks_are_those_that_were_judged(tmp_path):
   )
   assert accuracy(fl.load(tmp_path)) == pytest.approx(line['test/accuracy'])
   shallow = fl.load(tmp_path, tier=1)
-  assert accuracy(shallow) == pytest.approx(line['test/accuracy@depth2'])
+  assert accuracy(shallow) == pytest.approx(line['test/accuracy@2/3'])
   assert 'dense2' not in shallow.variables['params']
 
 

@@ -112,6 +112,31 @@ def test_results_as_text(workdir):
   assert r'LN & \textbf{62.7 $\pm$ 3.1} & 0.1 & 5 &' in tex
 
 
+def test_submodels_have_a_column_for_each_rate(tmp_path):
+  """Sorted by size, of the chosen round, and – where nothing was judged."""
+  width = {'test/accuracy@1/8': lambda v, t: t - 0.3,
+           'test/accuracy@0.5': lambda v, t: t - 0.2}  # fmt: skip
+  depth = {'test/accuracy@1/2': lambda v, t: t - 0.1,
+           'test/accuracy@exit1': lambda v, t: t - 0.4}  # fmt: skip
+  for seed, test in enumerate((0.5, 0.54)):
+    curves = [(0.8, test), (0.7, 0.9)]
+    point(tmp_path, 'iid', 'ln', 0.1, seed, curves, 'heterofl', **width)
+    point(tmp_path, 'iid', 'ln', 0.1, seed, curves, 'depthfl', **depth)
+    point(tmp_path, 'iid', 'ln', 0.1, seed, curves)
+  cells = report.cells(study.read(tmp_path))
+  lines = report.tables.markdown(report.submodels(cells)).splitlines()
+  assert lines == [
+    '| problem |  | 1/8 | 1/2 | whole network |',
+    '|---|---|---|---|---|',
+    '|  | depthfl | – | 42.0 ± 2.8 | 52.0 ± 2.8 |',  # noqa: RUF001
+    '|  | fedavg | – | – | 52.0 ± 2.8 |',  # noqa: RUF001
+    '|  | heterofl | 22.0 ± 2.8 | 32.0 ± 2.8 | 52.0 ± 2.8 |',
+  ]
+  assert 'Accuracy of submodels' in report.markdown('', report.sections(cells))
+  plain = [cell for cell in cells if cell.row == 'fedavg']
+  assert report.submodels(plain) is None
+
+
 def test_differences_have_students_interval(workdir):
   cells = list(cells_of(workdir).values())
   table = report.differences(cells, 'FedAvg', 0.9)

@@ -494,6 +494,17 @@ def test_packs_share_clients_and_training_seed():
   assert sorted(p.id for b in batches for p in b.points) == sorted(done)
 
 
+def test_narrow_clients_of_several_points_choose_one_network():
+  """Batched numbers would batch the cohort, and so run every tier's network."""
+  base = plain(sampler__name='uniform', sampler__cohort_size=4)
+  base.algorithm = fl.algorithms.find('width').settings(rates=('1', '1/2'))
+  (group,) = groups.prepare(study(base, 'client.learning_rate=0.1,0.2'))
+  done = {p.id: 0 for p in group.points}
+  ready = launch.fitting(group, done, sweep.Options(points_at_once=2))
+  assert ready.layout.points == 2
+  assert ' conditional(' in ready.compiled.advance.as_text()
+
+
 @pytest.mark.parametrize(
   ('name', 'at_once'), [('uniform', 8), ('pow_d', 1), ('rpow_d', 1)]
 )

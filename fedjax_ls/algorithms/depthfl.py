@@ -1,7 +1,7 @@
 """DepthFL: clients train the depth they can afford, classifiers distil."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -65,8 +65,9 @@ def depthfl(settings: DepthFL, parts: Parts) -> Algorithm:
 
   the last line where anybody holds an element; elsewhere x, h and the server
   optimizer's state stay.  Without `feddyn` all h are zero and alpha is 0.  The
-  global model is judged by the mean of all logits z_i; `accuracy@exit1` and so
-  on are of single classifiers, `accuracy@depth2` of the mean of the first two.
+  global model is judged by the mean of all logits z_i; `accuracy@1/2` is of the
+  mean of those that a tier of rate 1/2 has, `accuracy@exit1` and so on are of
+  single classifiers.
 
   Args:
     settings: `rates` must be those of `parts.submodels`.
@@ -99,6 +100,7 @@ def depthfl(settings: DepthFL, parts: Parts) -> Algorithm:
     module = submodels.module(tier)
     return _client(settings, parts, with_module(model, module))
 
+  names = dict(zip(submodels.depths, settings.rates, strict=True))
   return Algorithm(
     init=feddyn.init(model) if settings.feddyn else server.init(model),
     phases=(
@@ -111,7 +113,7 @@ def depthfl(settings: DepthFL, parts: Parts) -> Algorithm:
     ),
     sampler=parts.sampler,
     model=server.global_model,
-    network=ensemble(model),
+    network=ensemble(model, names),
   )
 
 
@@ -187,11 +189,16 @@ def at_depth(outputs: Outputs, depth: Array) -> Outputs:
   return own._replace(exits=outputs.exits)
 
 
-def ensemble(model: Model) -> Model:
+def ensemble(model: Model, names: Mapping[int, str]) -> Model:
   """The model judged by the mean of its exits' logits.
 
-  Metrics are of that mean, of each exit (`name@exit1`, shallow to deep), and
-  of the mean of the first ones (`name@depth2`).
+  Args:
+    model: gives the exits.
+    names: `{depth: name}` of shallower networks to judge.
+
+  Returns:
+    A model whose metrics are of that mean, of each exit (`metric@exit1`,
+    shallow to deep), and of the mean of the first ones (`metric@name`).
   """
 
   def apply(*args, **options):
@@ -200,8 +207,8 @@ def ensemble(model: Model) -> Model:
 
   def parts(exits: tuple[Outputs, ...]) -> dict[str, Outputs]:
     single = {f'exit{i}': e for i, e in enumerate(exits, 1)}
-    depths = range(2, len(exits))
-    return single | {f'depth{d}': mean_of(exits[:d]) for d in depths}
+    shallow = {d: name for d, name in names.items() if d < len(exits)}
+    return single | {n: mean_of(exits[:d]) for d, n in shallow.items()}
 
   return model._replace(apply=apply, metrics=of_parts(model, parts))
 

@@ -9,6 +9,7 @@ from fedjax_ls.data.dataset import Dataset, split_validation
 from fedjax_ls.data.federation import Federation, federate
 from fedjax_ls.data.fingerprint import fingerprint
 from fedjax_ls.data.groups import assign_groups, transform_groups
+from fedjax_ls.data.images import shrink
 from fedjax_ls.data.kinds import KINDS, make_partition, natural
 from fedjax_ls.data.label_skew import classes, dirichlet, shards
 from fedjax_ls.data.partition import Partition, statistics
@@ -37,6 +38,7 @@ __all__ = [
   'partition_heatmap',
   'power_law',
   'shards',
+  'shrink',
   'split_validation',
   'statistics',
   'transform_groups',

@@ -86,7 +86,7 @@ class PflCNN(Net):
   1,626,442 parameters for 10 classes on 32 x 32 x 3 images.
 
   Attributes:
-    channels: channels of the two convolutions.
+    channels: channels of the convolutions.
     hidden: size of the linear layer.
     dropout: share dropped of the pooled map and of the linear layer, in
       [0, 1); training draws from the key `dropout`.
@@ -99,7 +99,7 @@ class PflCNN(Net):
   Glorot and Bengio's, here as `initializer` says.
   """
 
-  channels: tuple[int, int] = (32, 64)
+  channels: tuple[int, ...] = (32, 64)
   hidden: int = 128
   dropout: tuple[float, float] = (0.25, 0.5)
 
@@ -136,9 +136,9 @@ class PflCNN(Net):
 
   def slim(self, width: Width) -> 'PflCNN':
     """The network whose hidden layers have the active channels only."""
-    first, second = map(width.active, self.channels)
     return self.clone(
-      channels=(first, second), hidden=width.active(self.hidden)
+      channels=tuple(map(width.active, self.channels)),
+      hidden=width.active(self.hidden),
     )
 
 

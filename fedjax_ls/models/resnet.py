@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fedjax_ls.data.checks import unknown
+from fedjax_ls.data.checks import require, unknown
 from fedjax_ls.models.base import Outputs, Width
 from fedjax_ls.models.nets import Call, Net, images
 
@@ -74,7 +74,8 @@ class ResNet(Net):
       Logits, and features `[B, channels[-1]]`.
 
     Raises:
-      ValueError: `shortcut` is neither of the two.
+      ValueError: `shortcut` is neither of the two, or `channels` are not one
+        a stage.
     """
     if self.shortcut not in SHORTCUTS:
       raise unknown('shortcut', self.shortcut, SHORTCUTS)
@@ -100,6 +101,11 @@ class ResNet(Net):
 
   def _plan(self) -> Iterator[tuple[str, int, int]]:
     """Name, channels and stride of the blocks."""
+    require(
+      len(self.channels) == len(self.blocks),
+      f'model.channels = {self.channels} are for {len(self.channels)} stages '
+      f'but the network has {len(self.blocks)}; give one number a stage',
+    )
     stages = zip(self.channels, self.blocks, strict=True)
     for stage, (features, blocks) in enumerate(stages):
       for block in range(blocks):
@@ -162,9 +168,15 @@ class PreResNet(ResNet):
     return self._activated(x, 'body_norm', call)
 
 
-def preresnet10(num_classes: int, **options) -> PreResNet:
+def preresnet10(
+  num_classes: int,
+  channels: tuple[int, ...] = PreResNet.channels,
+  **options,
+) -> PreResNet:
   """The pre-activation network of HeteroFL's published results."""
-  return PreResNet(num_classes, blocks=(1, 1, 1, 2), **options)
+  return PreResNet(
+    num_classes, channels=channels, blocks=(1, 1, 1, 2), **options
+  )
 
 
 def resnet20(num_classes: int, **options) -> ResNet:

@@ -15,6 +15,7 @@ from fedjax_ls.report.tables import (
   differences,
   results,
   settings,
+  submodels,
   to_target,
 )
 
@@ -36,6 +37,7 @@ __all__ = [
   'sections',
   'sensitivity',
   'settings',
+  'submodels',
   'to_target',
   'write',
 ]

@@ -82,6 +82,7 @@ def sections(
       f'--reference={reference} is no row; choose one of {", ".join(rows)}'
     )
   found = [Section('Test accuracy', _how(cells), tables.results(cells))]
+  found += _submodels(cells)
   if len(rows) > 1:
     found.append(_compared(cells, reference, level))
   if measures:
@@ -215,6 +216,15 @@ def _missing(cells: Sequence[Cell]) -> list[str]:
     f'Of {len(records)} runs {told}; a setting competes when all its runs are '
     'finished.'
   ]
+
+
+def _submodels(cells: Sequence[Cell]) -> list[Section]:
+  table = tables.submodels(cells)
+  text = (
+    'In %, of the networks that clients of each rate have; settings and rounds '
+    'are those above, chosen for the whole network.'
+  )
+  return [Section('Accuracy of submodels', [text], table)] if table else []
 
 
 def _compared(cells: Sequence[Cell], reference: str, level: float) -> Section:

@@ -44,11 +44,15 @@ class Cell(NamedTuple):
   how: str
   personal: bool
 
+  def measured(self, metric: str) -> np.ndarray:
+    """A metric of each run at its chosen round."""
+    lines = [study.chosen(run)[0] for run in self.runs]
+    return np.array([line[metric] for line in lines], float)
+
   @property
   def values(self) -> np.ndarray:
     """Test accuracy of each run at its chosen round."""
-    lines = [study.chosen(run)[0] for run in self.runs]
-    return np.array([line[study.ACCURACY] for line in lines], float)
+    return self.measured(study.ACCURACY)
 
   @property
   def rounds(self) -> list[int]:

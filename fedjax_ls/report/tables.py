@@ -4,6 +4,7 @@ import html
 import math
 import re
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -83,6 +84,32 @@ def differences(
     for text in texts:
       text += _difference(at.get((text[0], column)), base, level)
   return Table(header, texts)
+
+
+def submodels(cells: Sequence[Cell]) -> Table | None:
+  """Accuracy of networks of every size at the chosen settings and rounds.
+
+  Args:
+    cells: of a study; those of methods with submodels have measured
+      `accuracy@1/2` and so on.
+
+  Returns:
+    A row a cell, problem after problem, from the smallest network to the whole
+    one; None where none but whole networks were judged.
+  """
+  rates = sorted({rate for cell in cells for rate in _rates(cell)})
+  if not rates:
+    return None
+  _, columns = labels(cells)
+  texts = []
+  for column in columns:
+    for cell in cells:
+      if cell.column == column and cell.runs:
+        names = _rates(cell)
+        small = [_measured(cell, names.get(rate)) for rate in rates]
+        whole = _measured(cell, study.ACCURACY)
+        texts.append([column, cell.row, *small, whole])
+  return Table(['problem', '', *map(str, rates), 'whole network'], texts)
 
 
 def to_target(
@@ -304,6 +331,25 @@ def _difference(
   if not math.isnan(found.low):
     text += f' [{100 * found.low:+.1f}, {100 * found.high:+.1f}]'
   return [text, f'{found.wins}/{found.ties}/{found.losses}']
+
+
+def _rates(cell: Cell) -> dict[Fraction, str]:
+  """`{rate: metric}` of the submodels that every run of a cell has judged."""
+  lines = [study.chosen(run)[0] for run in cell.runs]
+  found = {}
+  for name in set.intersection(*map(set, lines)) if lines else ():
+    rate = re.fullmatch(rf'{study.ACCURACY}@([\d./]+)', name)
+    if rate:
+      found[Fraction(rate[1])] = name
+  return found
+
+
+def _measured(cell: Cell, metric: str | None) -> str:
+  if metric is None:
+    return NONE
+  values = cell.measured(metric)
+  std = values.std(ddof=1) if len(values) > 1 else math.nan
+  return percent(values.mean(), std)
 
 
 def _whole_percent(share: float) -> float:

@@ -6,7 +6,11 @@ from typing import NamedTuple
 from fedjax_ls import hyper
 from fedjax_ls.models.base import Model
 from fedjax_ls.samplers import availability
-from fedjax_ls.samplers.availability import dropping_out, when_available
+from fedjax_ls.samplers.availability import (
+  dropping_out,
+  of_tiers,
+  when_available,
+)
 from fedjax_ls.samplers.facility import divfl
 from fedjax_ls.samplers.guided import oort
 from fedjax_ls.samplers.plain import everyone, proportional, uniform
@@ -21,6 +25,7 @@ __all__ = [
   'dropping_out',
   'everyone',
   'make',
+  'of_tiers',
   'oort',
   'pow_d',
   'proportional',
@@ -37,7 +42,7 @@ class Kind(NamedTuple):
     build: `(settings, model) -> Sampler`; reads structure only, never a
       number: those come with `hyper.sampler`.
     reads: the fields of the settings that it or its sampler reads, beside
-      `dropout` and `availability`, which are for all.
+      `tiers`, `dropout` and `availability`, which are for all.
     reference: the paper, empty for none.
   """
 
@@ -110,6 +115,8 @@ def make(settings: hyper.Sampler, model: Model) -> Sampler:
     ValueError: the file `availability` is not as it should be.
   """
   who = SAMPLERS[settings.name].build(settings, model)
+  if settings.tiers:
+    who = of_tiers(who, settings.tiers)
   trace, dropout = None, None
   if settings.availability:
     trace, dropout = availability.read(settings.availability)

@@ -1,6 +1,7 @@
-"""Clients that are not there, and clients that drop out."""
+"""Clients that are not there, are not asked, or drop out."""
 
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -48,14 +49,39 @@ def when_available(sampler: Sampler, trace: np.ndarray) -> Sampler:
 
   def sample(hyper, state: Traced, draw: Draw):
     here = state.table[draw.round % len(state.table)]
-    ids, inner = sampler.sample(
-      hyper, state.inner, draw._replace(available=here)
-    )
-    # A sampler of one's own may not have looked.
-    there = jnp.take(here, ids, mode='fill', fill_value=False)
-    return jnp.where(there, ids, len(here)), state._replace(inner=inner)
+    ids, inner = _among(here, sampler, hyper, state.inner, draw)
+    return ids, state._replace(inner=inner)
 
   return _around(sampler, sample, 'available', trace)
+
+
+def of_tiers(sampler: Sampler, tiers: Sequence[int]) -> Sampler:
+  """A sampler that chooses among the clients of some tiers.
+
+  Args:
+    sampler: who takes part, of those; too few leave dead slots.
+    tiers: numbers of the tiers.
+
+  Returns:
+    The sampler.
+
+  >>> from fedjax_ls import data, samplers
+  >>> federation = data.federate(
+  ...   np.ones((3, 1)), [0, 0, 0], [[0], [1], [2]], tier=np.array([0, 1, 0]))
+  >>> who = of_tiers(samplers.everyone(), [0])
+  >>> ids, _ = who.sample(
+  ...   None, who.init(federation), Draw(federation, None, 0))
+  >>> print(ids)
+  [0 3 2]
+  """
+
+  def sample(hyper, state, draw: Draw):
+    here = jnp.isin(draw.federation.tier, jnp.array(tiers))
+    if draw.available is not None:
+      here = here & draw.available
+    return _among(here, sampler, hyper, state, draw)
+
+  return sampler._replace(sample=sample)
 
 
 def dropping_out(
@@ -136,6 +162,16 @@ def read(
     )
     dropout = dropout.astype(float)
   return trace, dropout
+
+
+def _among(
+  here: Array, sampler: Sampler, hyper, state: Tree, draw: Draw
+) -> tuple[Array, Tree]:
+  """Whom `sampler` chooses of the clients that are `here[C]`."""
+  ids, state = sampler.sample(hyper, state, draw._replace(available=here))
+  # A sampler of one's own may not have looked.
+  there = jnp.take(here, ids, mode='fill', fill_value=False)
+  return jnp.where(there, ids, len(here)), state
 
 
 def _thinned(draw: Draw, ids: Array, share: Array) -> Array:

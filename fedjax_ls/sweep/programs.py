@@ -2,9 +2,11 @@
 
 Points lie in a grid: G packs of V points.  The points of a pack have the same
 clients and the same training seed, hence the same cohorts and batches, which
-are gathered once; the packs are spread over the devices, and over the memory
-of each.  Where each point spreads its clients too (`execution.devices`), the
-devices are a mesh of points x clients.
+are gathered once, and numbers that all points of a group share have no batch
+axis, so that narrow clients choose their network without one; the packs are
+spread over the devices, and over the memory of each.  Where each point spreads
+its clients too (`execution.devices`), the devices are a mesh of points x
+clients.
 """
 
 import time
@@ -14,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fedjax_ls import loop
+from fedjax_ls import build, loop
 from fedjax_ls.data import Federation
 from fedjax_ls.sweep.groups import Group
 from fedjax_ls.types import State
@@ -151,8 +153,9 @@ def compile_group(
     jax.tree.map(lambda a, s=s: _shape(a, s), value)
     for value, s in zip(arguments, _shardings(group, layout), strict=True)
   ]
-  advancing = jax.jit(_spread(advance, layout), donate_argnums=4)
-  judging = jax.jit(_spread(judged, layout))
+  axes = _axes(group)
+  advancing = jax.jit(_spread(advance, layout, axes), donate_argnums=4)
+  judging = jax.jit(_spread(judged, layout, axes))
   with loop.memory_named(group.job):
     compiled = advancing.lower(*shapes, shapes[1]).compile()
     evaluates = judging.lower(*shapes).compile()
@@ -214,11 +217,18 @@ def _assembled(
   return federation, state, tests
 
 
-def _spread(function: Callable, layout: Layout) -> Callable:
+def _axes(group: Group) -> Tree:
+  """For each number 0, or None if all points have the same."""
+  numbers = [build.settings(point.config) for point in group.points]
+  return jax.tree.map(lambda *v: 0 if len(set(v)) > 1 else None, *numbers)
+
+
+def _spread(function: Callable, layout: Layout, axes: Tree) -> Callable:
   """`function` of one point for the whole grid.
 
   The first two arguments and those after the fifth are the same for all, the
-  third is each pack's, the fourth and the fifth are each point's.
+  third is each pack's, the fourth and the fifth are each point's; `axes` are
+  of the fourth.
   """
 
   def local(common, now, pack, hyper, own, *rest):
@@ -226,7 +236,15 @@ def _spread(function: Callable, layout: Layout) -> Callable:
       def of_point(hyper, own):
         return function(common, now, pack, hyper, own, *rest)
 
-      return _each(of_point, layout.points)(hyper, own)
+      if layout.points == 1:
+        return _each(of_point, 1)(hyper, own)
+      hyper = jax.tree.map(
+        lambda axis, a: a[0] if axis is None else a,
+        axes,
+        hyper,
+        is_leaf=lambda axis: axis is None,
+      )
+      return jax.vmap(of_point, in_axes=(axes, 0))(hyper, own)
 
     return _each(of_pack, layout.packs)(pack, hyper, own)
 
