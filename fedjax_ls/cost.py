@@ -38,7 +38,8 @@ class Cost(NamedTuple):
 class Traffic(NamedTuple):
   """What a client of one tier receives and sends in a round, in numbers.
 
-  Scalars, such as losses, are not counted.
+  Scalars, such as losses, are not counted, and what depends on a client's data
+  (HeteroFL's rows of the classifier) is counted as for all classes.
 
   Attributes:
     received: numbers of 32 bits from the server.

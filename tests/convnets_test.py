@@ -89,6 +89,7 @@ def test_networks_of_every_width_have_the_published_size(
     ('pfl_cnn', {'use_bias': True}, RGB, 1_626_442),
     ('pfl_cnn', {'use_bias': True, 'num_classes': 100}, RGB, 1_638_052),
     ('emnist_cnn', {'use_bias': True, 'num_classes': 47}, GRAY, 100_271),
+    ('cfl_cnn', {'use_bias': True, 'num_classes': 62}, GRAY, 18_506),
     ('lenet', {'use_bias': True}, RGB, 62_006),
     ('femnist_cnn', {'use_bias': True}, GRAY, 1_663_370),
     ('femnist_cnn', {'use_bias': True, 'num_classes': 62}, GRAY, 1_690_046),

@@ -39,6 +39,23 @@ def emnist_cnn(num_classes: int, **options) -> CNN:
   return CNN(num_classes, channels=(32, 64), hidden=(), **options)
 
 
+def cfl_cnn(num_classes: int, **options) -> CNN:
+  """The network of CFL's notebook: convolutions of 6 and 16, no hidden layer.
+
+  With biases it has 18,506 parameters for 62 classes on 28 x 28 images.
+
+  Args:
+    num_classes: number of logits.
+    **options: attributes of `CNN`.
+
+  References:
+    Sattler, Mueller, Samek. Clustered federated learning: model-agnostic
+    distributed multitask optimization under privacy constraints. IEEE TNNLS
+    2020.
+  """
+  return CNN(num_classes, channels=(6, 16), hidden=(), **options)
+
+
 def femnist_cnn(num_classes: int, **options) -> CNN:
   """The CNN of the FedAvg paper and, by writers, of FEMNIST experiments.
 

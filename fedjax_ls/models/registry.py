@@ -18,6 +18,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
   'cnn': cnn,
   'lenet': convnets.lenet,
   'emnist_cnn': convnets.emnist_cnn,
+  'cfl_cnn': convnets.cfl_cnn,
   'femnist_cnn': convnets.femnist_cnn,
   'pfl_cnn': convnets.PflCNN,
   'pooled_cnn': convnets.PooledCNN,

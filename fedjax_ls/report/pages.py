@@ -178,7 +178,7 @@ def _html(section: Section) -> str:
 def _how(cells: Sequence[Cell]) -> list[str]:
   """How the numbers came about, and what is missing."""
   tuned = sorted({f for cell in cells for f in cell.setting})
-  chosen = ' and '.join([*tuned, 'round'])
+  chosen = f'{" and ".join([*tuned, "round"])} {"were" if tuned else "was"}'
   hows = {cell.how for cell in cells if cell.how}
   usual = tables.usual_seeds(cells)
   spread = (
@@ -187,13 +187,13 @@ def _how(cells: Sequence[Cell]) -> list[str]:
   text = [f'In %, {spread}.']
   if hows - {ON_TEST}:
     text.append(
-      f'The {chosen} were chosen on validation data; the test set is '
-      'reported for what was chosen.'
+      f'The {chosen} chosen on validation data; the test set is reported for '
+      'what was chosen.'
     )
   if ON_TEST in hows:
     text.append(
-      f'† The {chosen} were chosen on the test set itself, for want of '
-      'validation data (best on test): these numbers flatter.'
+      f'† The {chosen} chosen on the test set itself, for want of validation '
+      'data (best on test): these numbers flatter.'
     )
   if any(cell.personal for cell in cells):
     text.append(
@@ -360,11 +360,13 @@ def _diagnosed(cell: Cell) -> diagnostic_plots.Found | None:
 def _partitions(cells: Sequence[Cell]) -> list[Section]:
   """Who owns what, of one run a column."""
   images: dict[str, bytes] = {}
+  shown: set[str] = set()
   for column in tables.labels(cells)[1]:
     record = next(c.records[0] for c in cells if c.column == column)
     file = record.path / 'partition.npz'
-    if not file.exists():
+    if not file.exists() or record.partition in shown:
       continue
+    shown.add(record.partition)
     rows = data.Partition.load(str(file)).train
     sizes = np.array([len(own) for own in rows])
     drawn = pictures.clients(sizes, column)
@@ -372,7 +374,10 @@ def _partitions(cells: Sequence[Cell]) -> list[Section]:
     counts = _class_counts(record)
     if counts is not None:
       images[_file('partition', column)] = _heatmap(counts)
-  text = 'Train rows of the clients, first seed.'
+  text = (
+    'Train rows of the clients, first seed; columns of the same clients share '
+    'a picture.'
+  )
   return [Section('Clients', [text], images=images)] if images else []
 
 
