@@ -25,8 +25,8 @@ that other jobs used: 28 minutes).
   variance (%^2)            653     610     542     554     538
 As published, variance falls and the worst tenth gains at a price in the
 average; beyond q = 0.5 the worst tenth gains no more, and q = 2 loses 6.7
-points.  AFL, made for few clients that all take part, is far below (65 to
-69 %), the worst tenth (9 to 11 %) included.
+points.  AFL, made for few clients that all take part, is far below (65 to 69
+%), the worst tenth (9 to 11 %) included.
 """
 
 import fedjax_ls as fl

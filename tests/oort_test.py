@@ -139,7 +139,8 @@ def test_a_run_knows_the_utilities_of_whom_it_chose():
   speeds = clock_test.SPEEDS
   who = clock.timed(
     samplers.oort(3, toy.model(), pacer_window=2),
-    clock.pace(speeds, clock_test.COSTS),
+    clock.pace(speeds, clock_test.COSTS, clock_test.TRAFFIC),
+    clock.bytes_sent(clock_test.TRAFFIC),
     clock.local_seconds(p.hyper.client),
   )
   p = choosing.with_sampler(p, who, exploration=0.5)
