@@ -68,22 +68,11 @@ class Folder:
     Raises:
       ValueError: it is no JSON.
     """
-    file = self.path / name
-    try:
-      return json.loads(file.read_text()) if file.exists() else None
-    except ValueError as error:
-      raise ValueError(
-        f'{file} cannot be read ({error}); restore it or use another --workdir'
-      ) from error
+    return read_json(self.path / name)
 
   def write(self, name: str, content: Any) -> None:
     """Writes a JSON file; a reader sees the old or the new one."""
-    text = json.dumps(content, indent=2) + '\n'
-    new = self.path / f'.{name}.new'
-    with open(new, 'w') as file:
-      file.write(text)
-      _flush(file)
-    new.replace(self.path / name)
+    write_json(self.path / name, content)
 
   def write_diagnostics(self, now: int, arrays: dict[str, np.ndarray]) -> None:
     """Writes `diagnostics/round_XXXXXX.npz`, whole or not at all."""
@@ -157,6 +146,29 @@ class Folder:
       file.write(json.dumps(clean, allow_nan=False) + '\n')
       _flush(file)
       return file.tell()
+
+
+def read_json(file: pathlib.Path) -> Any:
+  """Content of a JSON file, None if there is none.
+
+  Raises:
+    ValueError: it is no JSON.
+  """
+  try:
+    return json.loads(file.read_text()) if file.exists() else None
+  except ValueError as error:
+    raise ValueError(
+      f'{file} cannot be read ({error}); restore it or use another --workdir'
+    ) from error
+
+
+def write_json(file: pathlib.Path, content: Any) -> None:
+  """Writes a JSON file; a reader sees the old or the new one."""
+  new = file.with_name(f'.{file.name}.new')
+  with open(new, 'w') as opened:
+    opened.write(json.dumps(content, indent=2) + '\n')
+    _flush(opened)
+  new.replace(file)
 
 
 def summary(lines: list[Line]) -> dict[str, Any]:

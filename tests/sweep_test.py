@@ -18,11 +18,13 @@ from experiments import commandline
 from fedjax_ls import build, sweep
 from fedjax_ls import config as config_lib
 from fedjax_ls import round as round_lib
+from fedjax_ls import train as train_lib
 from fedjax_ls.sweep import axes, groups, halving, launch, layouts, programs
 from fedjax_ls.sweep.folders import Run
 from fedjax_ls.sweep.programs import Layout, Programs
 from fedjax_ls.train import train
 from tests.messages_test import says
+from tests.resume_test import assert_same_run
 from tests.train_test import lines, tiny
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -308,29 +310,94 @@ def test_a_diverging_point_leaves_its_neighbours_alone(tmp_path, monkeypatch):
   assert not traces
 
 
-def test_a_killed_study_continues(tmp_path, monkeypatch):
-  base = dirichlet(writers__checkpoint_every=2)
-  points = study(base, TEXT)
-  options = sweep.Options(points_at_once=2)
-  sweep.run(points, tmp_path / 'whole', options)
-  checkpoint, calls = Run.checkpoint, []
+def interrupted(monkeypatch, points, workdir, options, owner, what, call):
+  """Runs a study until the `call`-th call of a function of `owner`."""
+  function, calls = getattr(owner, what), []
 
-  def killed(self, state):
+  def stopping(*args):
     calls.append(1)
-    if len(calls) == 4:  # one of two points has its second checkpoint
+    if len(calls) == call:
       raise KeyboardInterrupt
-    checkpoint(self, state)
+    return function(*args)
 
   with monkeypatch.context() as patched:
-    patched.setattr(Run, 'checkpoint', killed)
+    patched.setattr(owner, what, stopping)
     with pytest.raises(KeyboardInterrupt):
-      sweep.run(points, tmp_path / 'parts', options)
-  sweep.run(points, tmp_path / 'parts', options)
+      sweep.run(points, workdir, options)
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory) -> pathlib.Path:
+  """Two batches of two points, which nobody stopped."""
+  root = tmp_path_factory.mktemp('whole')
+  points = study(dirichlet(writers__checkpoint_every=2), TEXT)
+  sweep.run(points, root, sweep.Options(points_at_once=2))
+  return root
+
+
+@pytest.mark.parametrize(
+  ('owner', 'what', 'call'),
+  [
+    (Run, 'checkpoint', 4),  # one of two points has its second checkpoint
+    (Run, 'checkpoint', 9),  # the first batch is done
+    (Run, 'results', 8),
+    (train_lib, 'conclude', 2),  # one of two points has no summary
+  ],
+)
+def test_a_killed_study_ends_with_the_same_bits(
+  tmp_path, monkeypatch, whole, owner, what, call
+):
+  points = study(dirichlet(writers__checkpoint_every=2), TEXT)
+  options = sweep.Options(points_at_once=2)
+  interrupted(monkeypatch, points, tmp_path, options, owner, what, call)
+  assert sweep.run(points, tmp_path, options)['finished'] == points
   for point in points:
-    name = pathlib.Path('points', point.name)
-    assert_same_results(tmp_path / 'parts' / name, tmp_path / 'whole' / name)
-    path = tmp_path / 'parts' / name / 'summary.json'
-    assert json.loads(path.read_text())['last']['round'] == 6
+    ours, theirs = (r / 'points' / point.name for r in (tmp_path, whole))
+    assert_same_run(ours, theirs, 6)
+    summaries = [(f / 'summary.json').read_bytes() for f in (ours, theirs)]
+    assert summaries[0] == summaries[1]
+  assert len(list((tmp_path / 'groups').iterdir())) == 1
+
+
+@pytest.mark.parametrize('step', ['4', '6'])
+def test_a_damaged_checkpoint_throws_one_point_back(
+  tmp_path, monkeypatch, whole, step
+):
+  points = study(dirichlet(writers__checkpoint_every=2), TEXT)
+  options = sweep.Options(points_at_once=2)
+  owner, what, call = (Run, 'checkpoint', 4)
+  if step == '6':
+    owner, what, call = (train_lib, 'conclude', 2)
+  interrupted(monkeypatch, points, tmp_path, options, owner, what, call)
+  damaged = []
+  for point in points:
+    folder = tmp_path / 'points' / point.name
+    if not (folder / 'summary.json').exists():
+      damaged += folder.glob(f'checkpoints/{step}/record')
+  assert len(damaged) == 1
+  shutil.rmtree(damaged[0])
+  sweep.run(points, tmp_path, options)
+  for point in points:
+    ours, theirs = (r / 'points' / point.name for r in (tmp_path, whole))
+    assert_same_run(ours, theirs, 6)
+
+
+def test_a_study_that_goes_on_otherwise_is_the_same_up_to_rounding(
+  tmp_path, monkeypatch, whole
+):
+  """With other options, more rounds and fewer points."""
+  points = study(dirichlet(writers__checkpoint_every=2), TEXT)
+  first = sweep.Options(points_at_once=2)
+  interrupted(monkeypatch, points, tmp_path, first, Run, 'checkpoint', 4)
+  sweep.run(points[:3], tmp_path, sweep.Options(points_at_once=1))
+  assert len(list((tmp_path / 'groups').iterdir())) == 2
+  longer = study(dirichlet(writers__checkpoint_every=2, rounds=8), TEXT)
+  sweep.run(longer, tmp_path, first)
+  sweep.run(longer, whole, first)
+  for point in longer:
+    ours, theirs = (r / 'points' / point.name for r in (tmp_path, whole))
+    assert lines(ours)[-1]['round'] == 8
+    assert_same_results(ours, theirs)
 
 
 def test_a_point_without_its_summary_gets_it(tmp_path, monkeypatch, singles):
@@ -470,7 +537,7 @@ def test_every_point_has_one_place(sizes, devices, at_once, mixed):
   seen = []
   for i in range(batches):
     room = layout.grid[0]
-    batch = layouts.Batch(packs[i * room : (i + 1) * room], 0)
+    batch = layouts.Batch(packs[i * room : (i + 1) * room])
     grid = batch.grid(layout)
     assert np.shape(grid) == layout.grid
     for point, (g, v) in batch.places():
@@ -484,14 +551,13 @@ def test_packs_share_clients_and_training_seed():
     dirichlet(), 'client.learning_rate=0.1,0.2,0.3;seed=0,1;train_seed=-1,7'
   )
   (group,) = groups.prepare(points)
-  done = {p.id: 2 * (i == 5) for i, p in enumerate(group.points)}
-  batches = layouts.deal(group, points, done, Layout(2, 1, 2))
+  batches = layouts.deal(group, Layout(2, 1, 2))
   for batch in batches:
     for pack in batch.packs:
       keys = {tuple(config_lib.seeds(p.config).items()) for p in pack}
       assert len(keys) == 1
-    assert {done[p.id] for p in batch.points} == {batch.done}
-  assert sorted(p.id for b in batches for p in b.points) == sorted(done)
+  ids = [p.id for b in batches for p in b.points]
+  assert sorted(ids) == sorted(p.id for p in points)
 
 
 def test_narrow_clients_of_several_points_choose_one_network():
@@ -499,8 +565,7 @@ def test_narrow_clients_of_several_points_choose_one_network():
   base = plain(sampler__name='uniform', sampler__cohort_size=4)
   base.algorithm = fl.algorithms.find('width').settings(rates=('1', '1/2'))
   (group,) = groups.prepare(study(base, 'client.learning_rate=0.1,0.2'))
-  done = {p.id: 0 for p in group.points}
-  ready = launch.fitting(group, done, sweep.Options(points_at_once=2))
+  ready = launch.fitting(group, sweep.Options(points_at_once=2))
   assert ready.layout.points == 2
   assert ' conditional(' in ready.compiled.advance.as_text()
 
@@ -517,7 +582,6 @@ def test_points_with_cohorts_of_their_own_run_one_at_a_time(name, at_once):
 def test_memory_makes_fewer_points_and_clients_at_a_time(monkeypatch):
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   (group,) = groups.prepare(study(plain(), 'seed=0,1,2,3'))
-  done = {p.id: 0 for p in group.points}
   tried = []
 
   def compiled(group, layout, arguments):
@@ -533,14 +597,14 @@ def test_memory_makes_fewer_points_and_clients_at_a_time(monkeypatch):
     tried.clear()
     limit = budget / build.MEMORY_SHARE
     monkeypatch.setattr(build, 'free_bytes', lambda: limit)
-    launch.fitting(group, done, sweep.Options())
+    launch.fitting(group, sweep.Options())
     return tried
 
   assert room(100) == [(4, 10), (2, 10)]
   assert room(10) == [(4, 10), (2, 10), (1, 10)]
   assert room(2) == [(4, 10), (2, 10), (1, 10), (1, 5), (1, 2)]
   with pytest.raises(fl.OutOfMemory, match='use --points_at_once=2'):
-    launch.fitting(group, done, sweep.Options(points_at_once=4))
+    launch.fitting(group, sweep.Options(points_at_once=4))
 
 
 def test_a_dry_run_tells_and_leaves_no_trace(tmp_path):

@@ -74,12 +74,10 @@ def together(name: str, at_once: int, devices: int) -> Started:
   jax.block_until_ready(jnp.zeros(()))  # start the backend
   begin = time.perf_counter()
   group = _group(of)
-  done = {point.id: 0 for point in of.points}
-  options = launch.Options(at_once, devices)
-  ready = launch.fitting(group, done, options)
-  group, layout, compiled, common = ready
+  ready = launch.fitting(group, launch.Options(at_once, devices))
+  group, layout, compiled, common, _ = ready
   placed = []
-  for batch in layouts.deal(group, of.points, done, layout):
+  for batch in layouts.deal(group, layout):
     states = {p.id: start_state(group, p, common) for p in batch.points}
     arguments = arguments_of(group, batch, layout, common, states)
     placed.append(programs.place(arguments, group, layout))

@@ -12,9 +12,9 @@ from fedjax_ls import build, loop
 from fedjax_ls import config as config_lib
 from fedjax_ls.progress import progress
 from fedjax_ls.sweep import programs
-from fedjax_ls.sweep.folders import Folders, Run
+from fedjax_ls.sweep.folders import Begun, Folders, Run
 from fedjax_ls.sweep.groups import Group
-from fedjax_ls.sweep.layouts import Batch
+from fedjax_ls.sweep.layouts import Batch, Place
 from fedjax_ls.sweep.point import Point
 from fedjax_ls.sweep.programs import Arguments, Common, Layout, Own, Pack
 from fedjax_ls.types import State
@@ -34,12 +34,14 @@ class Ready(NamedTuple):
     layout: how many run at a time.
     compiled: the programs for that.
     common: what all points read, on the devices.
+    begun: the group as it is remembered.
   """
 
   group: Group
   layout: Layout
   compiled: programs.Programs
   common: Common
+  begun: Begun
 
 
 def start_state(group: Group, point: Point, common: Common) -> State:
@@ -59,8 +61,10 @@ def arguments_of(
   layout: Layout,
   common: Common,
   states: dict[str, State],
+  now: int = 0,
 ) -> Arguments:
-  """Everything for a batch in its grid, of NumPy arrays but for `common`."""
+  """Everything for a batch in its grid at round `now`, of NumPy arrays but for
+  `common`."""
   grid = batch.grid(layout)
   firsts = [pack[0] for pack in grid]
   clients = [group.clients_of(point) for point in firsts]
@@ -73,7 +77,7 @@ def arguments_of(
   own = _stack(
     [_stack([Own(*states[p.id][:4]) for p in pack]) for pack in grid]
   )
-  return Arguments(common, np.int32(batch.done), pack, hyper, own)
+  return Arguments(common, np.int32(now), pack, hyper, own)
 
 
 def _numbers(point: Point) -> Tree:
@@ -86,26 +90,54 @@ def _stack(trees: list[Any]) -> Any:
 
 
 def run_batch(ready: Ready, batch: Batch, folders: Folders, until: int) -> None:
-  """Runs the points of a batch; their folders are locked meanwhile."""
+  """Brings the points of a batch to round `until`.
+
+  Points that a stop has left behind catch up first.  A point always has the
+  same place in the same program, whoever else is running, so that it ends with
+  the same bits as if it had never stopped.
+  """
+  while True:
+    ahead = {p.id: folders.done(p) for p in batch.points if not folders.over(p)}
+    now = min(ahead.values(), default=until)
+    if now >= until:
+      return
+    stop = min([until, *(done for done in ahead.values() if done > now)])
+    points = [p for p in batch.points if ahead.get(p.id) == now]
+    _run_points(ready, batch, points, folders, now, stop)
+
+
+def _run_points(
+  ready: Ready,
+  batch: Batch,
+  points: list[Point],
+  folders: Folders,
+  now: int,
+  until: int,
+) -> None:
+  """Runs some points of a batch; their folders are locked meanwhile.
+
+  Returns at once where a damaged checkpoint has thrown one back.
+  """
   group, layout = ready.group, ready.layout
   chosen = {
     'execution.chunk': group.job.execution.chunk,
     'points_at_once': layout.packs * layout.points,
   }
   runs: dict[str, Run] = {}
-  states: dict[str, State] = {}
+  # What is in the places of the others is not read.
+  states = {p.id: start_state(group, p, ready.common) for p in batch.points}
   with contextlib.ExitStack() as stack:
     try:
-      for point in batch.points:
+      for point in points:
         folder = Folder(folders.of(point))
         stack.enter_context(folder.locked())
         run = runs[point.id] = Run(point, folder)
         plan = group.clients_of(point).plan
         plan = plan._replace(resolved={**plan.resolved, **chosen})
-        start = start_state(group, point, ready.common)
-        states[point.id] = run.begin(start, plan)
+        states[point.id] = run.begin(states[point.id], plan)
         run.timing({'compile_seconds': ready.compiled.seconds})
-      _advance(ready, batch, runs, states, until)
+      if all(states[point.id].round == now for point in points):
+        _advance(ready, batch, runs, states, now, until)
     finally:
       for run in runs.values():
         run.close()
@@ -116,20 +148,22 @@ def _advance(
   batch: Batch,
   runs: dict[str, Run],
   states: dict[str, State],
+  now: int,
   until: int,
 ) -> None:
   config = batch.points[0].config
+  places = [(point, at) for point, at in batch.places() if point.id in runs]
   saved = time.perf_counter()
-  with progress(config.writers.progress, until, batch.done) as shown:
-    for stop in _stops(ready, batch, states, until):
-      _record(stop, batch, runs)
-      alive = [(p, at) for p, at in batch.places() if not runs[p.id].fault]
-      now = time.perf_counter()
+  with progress(config.writers.progress, until, now) as shown:
+    for stop in _stops(ready, batch, states, now, until):
+      _record(stop, places, runs)
+      alive = [(p, at) for p, at in places if not runs[p.id].fault]
+      clock = time.perf_counter()
       every = config.writers.checkpoint_every
-      late = now - saved > CHECKPOINT_SECONDS
+      late = clock - saved > CHECKPOINT_SECONDS
       due = stop.round % every == 0 if every else late
       if due or stop.round == until:
-        saved = now
+        saved = clock
         own = jax.device_get(stop.own)
         for point, at in alive:
           runs[point.id].checkpoint(_state(own, at, stop.round, point))
@@ -138,14 +172,14 @@ def _advance(
         return
 
 
-def _record(stop: 'Stop', batch: Batch, runs: dict[str, Run]) -> None:
+def _record(stop: 'Stop', places: list[Place], runs: dict[str, Run]) -> None:
   """Writes results, and marks who has diverged."""
   timing = {
     'round': stop.round,
     'seconds': stop.seconds,
-    'points': len(batch.points),
+    'points': len(places),
   }
-  for point, at in batch.places():
+  for point, at in places:
     run = runs[point.id]
     if run.fault:
       continue
@@ -171,15 +205,14 @@ class Stop(NamedTuple):
 
 
 def _stops(
-  ready: Ready, batch: Batch, states: dict[str, State], until: int
+  ready: Ready, batch: Batch, states: dict[str, State], now: int, until: int
 ) -> Iterator[Stop]:
   """Runs from stop to stop, as `loop.run` does."""
-  group, layout, compiled, common = ready
-  arguments = arguments_of(group, batch, layout, common, states)
+  group, layout, compiled, common, _ = ready
+  arguments = arguments_of(group, batch, layout, common, states, now)
   arguments = programs.place(arguments, group, layout)
   config = batch.points[0].config
   every = config.writers.checkpoint_every
-  now = batch.done
   while now < until:
     begin = time.perf_counter()
     end = loop.next_stop(now, until, config.eval_every, every)

@@ -1,29 +1,49 @@
-"""The folders of a study's points."""
+"""The folders of a study's points, and what is known of its groups."""
 
 import contextlib
+import hashlib
+import json
 import os
 import pathlib
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from fedjax_ls import config as config_lib
 from fedjax_ls import mirrors, train
 from fedjax_ls.build import Plan
 from fedjax_ls.checkpoint import Checkpoints, newest
 from fedjax_ls.sweep.point import Point
+from fedjax_ls.sweep.programs import Layout
 from fedjax_ls.types import State
-from fedjax_ls.writers import Folder
+from fedjax_ls.writers import Folder, read_json, write_json
+
+
+class Begun(NamedTuple):
+  """A group that has begun: which points share its program, and how.
+
+  Attributes:
+    points: their ids, in the order in which they are dealt to batches.
+    layout: how many run at a time.
+    asked: `points_at_once` and `devices` of the options it was chosen for.
+  """
+
+  points: list[str]
+  layout: Layout
+  asked: list[int]
 
 
 class Folders:
   """Where the points of a study are, `WORKDIR/points/NAME`.
 
   A point is found by the hash in its name, so that a study may name it by
-  other fields later on.
+  other fields later on.  `WORKDIR/groups/NAME.json` says which points began
+  together, so that they go on in the same program.
   """
 
   def __init__(self, workdir: str | os.PathLike):
     """Looks at what is there."""
     self.path = pathlib.Path(workdir) / 'points'
+    self._groups = pathlib.Path(workdir) / 'groups'
     there = sorted(self.path.glob('*-*'))
     self._known = {path.name.rpartition('-')[2]: path for path in there}
 
@@ -43,6 +63,30 @@ class Folders:
     summary = Folder(file.parent).read('summary.json')
     last = summary.get('last', {'round': 0})
     return 'diverged' in summary or last['round'] >= point.config.rounds
+
+  def resolved(self, points: Iterable[Point]) -> dict[str, Any] | None:
+    """What the first of some points that has begun resolved to."""
+    for point in points:
+      file = self.of(point) / 'config.json'
+      if file.exists():
+        return Folder(file.parent).read('config.json')['resolved']
+    return None
+
+  def begin(self, begun: Begun) -> None:
+    """Remembers a group, under a hash of it."""
+    self._groups.mkdir(parents=True, exist_ok=True)
+    content = begun._asdict()
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    write_json(self._groups / f'{digest[:10]}.json', content)
+
+  def begun(self) -> list[Begun]:
+    """The groups that have begun, the largest first."""
+    contents = [read_json(file) for file in sorted(self._groups.glob('*.json'))]
+    found = [
+      Begun(**{**content, 'layout': Layout(*content['layout'])})
+      for content in contents
+    ]
+    return sorted(found, key=lambda begun: -len(begun.points))
 
 
 class Run:

@@ -2,8 +2,8 @@
 
 import math
 import os
-import pathlib
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 
@@ -13,10 +13,10 @@ from fedjax_ls.config import ConfigError
 from fedjax_ls.consistency import require
 from fedjax_ls.sweep import axes, groups, halving, layouts, programs
 from fedjax_ls.sweep.batches import Ready, arguments_of, run_batch, start_state
-from fedjax_ls.sweep.folders import Folders
+from fedjax_ls.sweep.folders import Begun, Folders
 from fedjax_ls.sweep.groups import Group
 from fedjax_ls.sweep.point import Point
-from fedjax_ls.sweep.programs import Common
+from fedjax_ls.sweep.programs import Common, Layout
 from fedjax_ls.validate import check_range
 from fedjax_ls.writers import Folder
 
@@ -100,13 +100,14 @@ def _run_until(
   """Runs all points up to round `until`, or to their last one for 0."""
   structures = groups.structures(points)
   for i, members in enumerate(structures):
-    todo = [p for p in members if not folders.over(p)]
-    done = {p.id: folders.done(p) for p in todo}
     to = until or members[0].config.rounds
-    for point in todo:
-      if done[point.id] >= to == point.config.rounds:
-        _complete(point, folders)
-    todo = [p for p in todo if done[p.id] < to]
+    todo = []
+    for point in members:
+      if folders.over(point):
+        continue
+      ended = folders.done(point) >= to == point.config.rounds
+      if folders.done(point) < to or (ended and not _completed(point, folders)):
+        todo.append(point)
     if not todo:
       continue
     print(
@@ -115,32 +116,64 @@ def _run_until(
     if axes.alone(todo[0].config):
       _one_by_one(todo, folders)
       continue
-    stored = _stored(folders.of(todo[0]))
-    for group in groups.prepare(todo, stored):
-      _run_group(group, done, folders, options, to)
+    for ready in readied(members, todo, folders, options):
+      folders.begin(ready.begun)
+      _run_group(ready, folders, to)
 
 
-def _run_group(
-  group: Group,
-  done: dict[str, int],
+def readied(
+  members: list[Point],
+  todo: list[Point],
   folders: Folders,
   options: Options,
-  until: int,
-) -> None:
-  """Compiles once, then runs batch after batch."""
-  ready = fitting(group, done, options)
-  layout = ready.layout
+) -> Iterator[Ready]:
+  """Compiles what is to run: groups that have begun as they were, then others.
+
+  Args:
+    members: all points of a structure.
+    todo: those that are to run.
+    folders: of the study.
+    options: how to run it.
+  """
+  known = {point.id: point for point in members}
+  for begun in folders.begun():
+    rest = [point for point in todo if point.id not in begun.points]
+    fits = known.keys() >= set(begun.points) and _fits(begun, options)
+    if fits and len(rest) < len(todo):
+      points = [known[name] for name in begun.points]
+      for group in groups.prepare(points, folders.resolved(points)):
+        yield _compiled(group, begun.layout, options)
+      todo = rest
+  if todo:
+    for group in groups.prepare(todo, folders.resolved(todo)):
+      yield fitting(group, options)
+
+
+def _fits(begun: Begun, options: Options) -> bool:
+  """Whether a group can go on as it has begun."""
+  layout = begun.layout
+  here = layout.devices * layout.clients <= jax.local_device_count()
+  return here and begun.asked == _asked(options)
+
+
+def _asked(options: Options) -> list[int]:
+  return [options.points_at_once, options.devices]
+
+
+def _run_group(ready: Ready, folders: Folders, until: int) -> None:
+  """Runs batch after batch."""
+  group, layout = ready.group, ready.layout
   print(
     f'{len(group.points)} points, {math.prod(layout.grid)} at a time on '
     f'{layout.devices * layout.clients} devices; compiled in '
     f'{ready.compiled.seconds:.1f} s',
     flush=True,
   )
-  for batch in layouts.deal(group, group.points, done, layout):
+  for batch in layouts.deal(group, layout):
     run_batch(ready, batch, folders, until)
 
 
-def fitting(group: Group, done: dict[str, int], options: Options) -> Ready:
+def fitting(group: Group, options: Options) -> Ready:
   """Compiles for as many points at a time as fit, or as `options` say."""
   on_cpu = jax.default_backend() == 'cpu'
   automatic = not options.points_at_once
@@ -150,27 +183,17 @@ def fitting(group: Group, done: dict[str, int], options: Options) -> Ready:
   mesh = group.job.execution.mesh
   clients = 1 if mesh is None else mesh.size
   devices = options.devices or jax.local_device_count()
-  sizes = layouts.sizes(group, group.points, done)
   while True:
     layout = layouts.choose(
-      sizes,
+      layouts.sizes(group),
       max(devices // clients, 1),
       at_once,
       mixed=not (on_cpu and automatic),
     )._replace(clients=clients)
-    batch = layouts.deal(group, group.points, done, layout)[0]
-    with loop.memory_named(None):
-      common = programs.put_common(
-        Common(group.x, group.y, group.tests), group, layout
-      )
-    # Only shapes are read, so the state of one point stands for all.
-    start = start_state(group, batch.points[0], common)
-    states = {point.id: start for point in batch.points}
-    arguments = arguments_of(group, batch, layout, common, states)
     smaller = _smaller_chunk(group)
     try:
-      compiled = programs.compile_group(group, layout, arguments)
-      needed: float = compiled.memory
+      ready = _compiled(group, layout, options)
+      needed: float = ready.compiled.memory
     except loop.OutOfMemory as error:
       if at_once > 1 and not automatic:
         raise loop.OutOfMemory(
@@ -183,11 +206,29 @@ def fitting(group: Group, done: dict[str, int], options: Options) -> Ready:
     budget = build.MEMORY_SHARE * build.free_bytes()
     last = at_once == 1 and smaller is group
     if needed <= budget or last or not automatic:
-      return Ready(group, layout, compiled, common)
+      return ready
     if at_once == 1:
       group = smaller
     most = at_once if needed == math.inf else at_once * budget / needed
     at_once = max(1, min(at_once // 2, int(most)))
+
+
+def _compiled(group: Group, layout: Layout, options: Options) -> Ready:
+  """Compiles for one layout."""
+  with loop.memory_named(None):
+    common = programs.put_common(
+      Common(group.x, group.y, group.tests), group, layout
+    )
+  batch = layouts.deal(group, layout)[0]
+  # Only shapes are read, so the state of one point stands for all.
+  start = start_state(group, batch.points[0], common)
+  states = {point.id: start for point in batch.points}
+  arguments = arguments_of(group, batch, layout, common, states)
+  compiled = programs.compile_group(group, layout, arguments)
+  ids = [point.id for point in group.points]
+  return Ready(
+    group, layout, compiled, common, Begun(ids, layout, _asked(options))
+  )
 
 
 def _smaller_chunk(group: Group) -> Group:
@@ -222,26 +263,27 @@ def _one_by_one(points: list[Point], folders: Folders) -> None:
       train.conclude(point.config, folder, note)
 
 
-def _complete(point: Point, folders: Folders) -> None:
-  """Writes what a stop right after the last checkpoint has left out."""
+def _completed(point: Point, folders: Folders) -> bool:
+  """Writes what a stop right after the last checkpoint has left out.
+
+  A damaged one is deleted, so that the point goes on from the one before.
+  """
   folder = Folder(folders.of(point))
   with folder.locked():
     checkpoints = Checkpoints(folder.checkpoints, point.config.writers.keep)
-    done = newest(folder.checkpoints)
-    train.finished(point.config, folder, checkpoints, done)
+    last, *before = checkpoints.steps()
+    finished = train.finished(point.config, folder, checkpoints, last)
+    if finished:
+      train.conclude(point.config, folder)
+    else:
+      checkpoints.forget_after(max(before, default=0))
     checkpoints.close()
-    train.conclude(point.config, folder)
+  return finished
 
 
 def _diverged(point: Point, folders: Folders) -> bool:
   summary = Folder(folders.of(point)).read('summary.json') or {}
   return 'diverged' in summary
-
-
-def _stored(path: pathlib.Path) -> dict[str, Any] | None:
-  """What an earlier start resolved to."""
-  content = Folder(path).read('config.json') if path.exists() else None
-  return content['resolved'] if content else None
 
 
 def _check(options: Options) -> None:

@@ -9,6 +9,8 @@ from fedjax_ls.sweep.point import Point
 from fedjax_ls.sweep.programs import Layout
 
 Pack = list[Point]
+# A point and where in the grid it is.
+Place = tuple[Point, tuple[int, int]]
 
 
 class Batch(NamedTuple):
@@ -16,11 +18,9 @@ class Batch(NamedTuple):
 
   Attributes:
     packs: those of each pack, as many as the layout has room for or fewer.
-    done: rounds that all of them have done.
   """
 
   packs: list[Pack]
-  done: int
 
   @property
   def points(self) -> list[Point]:
@@ -33,7 +33,7 @@ class Batch(NamedTuple):
     full = [pack + pack[-1:] * (width - len(pack)) for pack in self.packs]
     return full + full[-1:] * (num_packs - len(full))
 
-  def places(self) -> list[tuple[Point, tuple[int, int]]]:
+  def places(self) -> list[Place]:
     """Each point once, with its place in the grid."""
     return [
       (point, (g, v))
@@ -76,42 +76,26 @@ def choose(sizes: list[int], devices: int, at_once: int, mixed: bool) -> Layout:
   return Layout(devices, packs, width)
 
 
-def deal(
-  group: Group, points: list[Point], done: dict[str, int], layout: Layout
-) -> list[Batch]:
-  """Batches of points that have done the same number of rounds.
-
-  Args:
-    group: of the points.
-    points: who is to run.
-    done: `{id: rounds done}`.
-    layout: how many run at a time.
-  """
-  packs: dict[int, list[Pack]] = {}
-  for (rounds, *_), members in _alike(group, points, done).items():
-    for at in range(0, len(members), layout.points):
-      cut = members[at : at + layout.points]
-      packs.setdefault(rounds, []).append(cut)
-  room = layout.grid[0]
-  return [
-    Batch(made[at : at + room], rounds)
-    for rounds, made in sorted(packs.items())
-    for at in range(0, len(made), room)
+def deal(group: Group, layout: Layout) -> list[Batch]:
+  """The batches of a group, the same whatever of them has run already."""
+  packs = [
+    members[at : at + layout.points]
+    for members in _alike(group)
+    for at in range(0, len(members), layout.points)
   ]
+  room = layout.grid[0]
+  return [Batch(packs[at : at + room]) for at in range(0, len(packs), room)]
 
 
-def sizes(group: Group, points: list[Point], done: dict[str, int]) -> list[int]:
+def sizes(group: Group) -> list[int]:
   """How many points may share packs, for `choose`."""
-  return [len(members) for members in _alike(group, points, done).values()]
+  return [len(members) for members in _alike(group)]
 
 
-def _alike(
-  group: Group, points: list[Point], done: dict[str, int]
-) -> dict[tuple[int, int, int], list[Point]]:
-  """Points by rounds done, clients, and training seed."""
-  found: dict[tuple[int, int, int], list[Point]] = {}
-  for point in points:
+def _alike(group: Group) -> list[list[Point]]:
+  """Points with the same clients and the same training seed."""
+  found: dict[tuple[int, int], list[Point]] = {}
+  for point in group.points:
     seed = config_lib.seeds(point.config)['train']
-    key = done[point.id], group.own[point.id], seed
-    found.setdefault(key, []).append(point)
-  return found
+    found.setdefault((group.own[point.id], seed), []).append(point)
+  return list(found.values())

@@ -9,9 +9,8 @@ import jax
 import numpy as np
 
 from fedjax_ls.sweep import axes, groups, launch, layouts, programs
-from fedjax_ls.sweep.batches import arguments_of, start_state
+from fedjax_ls.sweep.batches import Ready, arguments_of, start_state
 from fedjax_ls.sweep.folders import Folders
-from fedjax_ls.sweep.groups import Group
 from fedjax_ls.sweep.launch import Options
 from fedjax_ls.sweep.point import Point
 from fedjax_ls.sweep.programs import Arguments
@@ -37,35 +36,36 @@ def dry_run(
     kind = axes.kind(field, points[0].config)
     why = axes.reason(field, points[0].config)
     yield f'  {field}: {len(values)} values, {kind}: {why}'
-  members = groups.structures(todo)
+  structures = groups.structures(points)
   total = 0.0
-  for i, part in enumerate(members):
-    yield f'structure {i + 1} of {len(members)}{axes.which(part, points)}'
-    if axes.alone(part[0].config):
-      yield f'  {len(part)} points as single runs, one after the other'
+  for i, members in enumerate(structures):
+    left = [p for p in members if p in todo]
+    if not left:
       continue
-    for group in groups.prepare(part):
-      done = {p.id: folders.done(p) for p in group.points}
-      lines, seconds = _group(group, done, options)
+    yield f'structure {i + 1} of {len(structures)}{axes.which(members, points)}'
+    if axes.alone(left[0].config):
+      yield f'  {len(left)} points as single runs, one after the other'
+      continue
+    for ready in launch.readied(members, left, folders, options):
+      lines, seconds = _group(ready, folders)
       total += seconds
       yield from (f'  {line}' for line in lines)
   yield f'about {_clock(total)} in all, without compiling'
 
 
-def _group(
-  group: Group, done: dict[str, int], options: Options
-) -> tuple[list[str], float]:
-  ready = launch.fitting(group, done, options)
-  group, layout, compiled, common = ready
-  batches = layouts.deal(group, group.points, done, layout)
+def _group(ready: Ready, folders: Folders) -> tuple[list[str], float]:
+  group, layout, compiled, common, _ = ready
+  batches = layouts.deal(group, layout)
   start = start_state(group, group.points[0], common)
   states = {point.id: start for point in group.points}
   arguments = arguments_of(group, batches[0], layout, common, states)
   arguments = programs.place(arguments, group, layout)
   own = _bytes(arguments.own) / math.prod(layout.grid)
-  a_round, a_judgement = _times(group, layout, compiled, arguments)
+  a_round, a_judgement = _times(ready, arguments)
   config = group.points[0].config
-  rounds = sum(config.rounds - batch.done for batch in batches)
+  rounds = sum(
+    config.rounds - min(map(folders.done, batch.points)) for batch in batches
+  )
   seconds = rounds * a_round + rounds / config.eval_every * a_judgement
   index = group.clients[0].federation.index.shape
   slots = math.prod(layout.grid) * len(batches)
@@ -85,11 +85,10 @@ def _group(
   ], seconds
 
 
-def _times(
-  group: Group, layout: Any, compiled: Any, arguments: Arguments
-) -> tuple[float, float]:
+def _times(ready: Ready, arguments: Arguments) -> tuple[float, float]:
   """Seconds of a round and of an evaluation, after a first one of each."""
-  one = programs.put_number(1, group, layout)
+  compiled = ready.compiled
+  one = programs.put_number(1, ready.group, ready.layout)
   took = []
   for _ in range(2):
     begin = time.perf_counter()
