@@ -51,6 +51,7 @@ def get_config(method: str = 'fedavg') -> fl.Config:
       name='cnn', feature=192, use_bias=False, initializer='torch'
     ),
     algorithm=fl.algorithms.find(method).settings(),
+    server=fl.Server(weights='size'),
     client=fl.Client(
       learning_rate=0.01,
       batch_size=32,

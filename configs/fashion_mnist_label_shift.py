@@ -77,6 +77,7 @@ def get_config(method: str = 'fedavg') -> fl.Config:
     ),
     model=config.Model(name='mlp', hidden=(128, 64), use_bias=False),
     algorithm=fl.algorithms.find(method).settings(),
+    server=fl.Server(weights='size'),
     client=fl.Client(learning_rate=0.1, batch_size=32, unit='steps', amount=10),
   )  # fmt: skip
 

@@ -67,6 +67,7 @@ def get_config(method: str = 'fedavg') -> fl.Config:
     partition=config.Partition(kind='dirichlet', num_clients=10, min_size=64),
     model=config.Model(name='mlp', hidden=(128, 64), use_bias=True),
     algorithm=fl.algorithms.find(method).settings(),
+    server=fl.Server(weights='size'),
     client=fl.Client(
       learning_rate=0.01,
       optimizer='momentum',

@@ -45,6 +45,7 @@ def get_config(method: str = 'feddecorr') -> fl.Config:
       initializer='torch',
     ),
     algorithm=settings,
+    server=fl.Server(weights='size'),
     client=fl.Client(
       learning_rate=0.01,
       optimizer='momentum',

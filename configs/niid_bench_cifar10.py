@@ -36,6 +36,7 @@ def get_config(method: str = 'fedavg') -> fl.Config:
     ),
     model=config.Model(name='lenet', use_bias=True, initializer='torch'),
     algorithm=fl.algorithms.find(method).settings(),
+    server=fl.Server(weights='size'),
     client=fl.Client(
       learning_rate=0.01,
       optimizer='momentum',

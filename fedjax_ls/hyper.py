@@ -97,7 +97,8 @@ class Server:
     tau: added to the root of the second moment, > 0.
     v0: initial second moment, >= 0.
     bias_correction: divide moments by `1 - b ** t`; the paper does not.
-    weights: clients count by `size` (n_k) or `uniform`.
+    weights: clients count by `size` (n_k), `uniform`, or as in the paper of the
+      `method`.
     reduction: how the clients' updates become one, `mean` or a rule of
       `fedjax_ls.robust.RULES`.
     byzantine: share of a cohort that may lie, which those rules allow for, in
@@ -112,7 +113,7 @@ class Server:
   tau: float = 1e-3
   v0: float = 0.0
   bias_correction: bool = False
-  weights: str = 'size'
+  weights: str = 'method'
   reduction: str = 'mean'
   byzantine: float = 0.2
 
@@ -270,6 +271,21 @@ class Hyper(NamedTuple):
   uplink: Uplink = Uplink()
   attack: Attack = Attack()
   adversarial: Adversarial = Adversarial()
+
+
+def weights(server: Server, method: Any) -> str:
+  """What clients count by, `size` or `uniform`.
+
+  Args:
+    server: its `weights`, if they are not `method`, say so.
+    method: settings of the method, whose class may have `weights`; else n_k.
+
+  >>> weights(Server(), None), weights(Server(weights='uniform'), None)
+  ('size', 'uniform')
+  """
+  if server.weights != 'method':
+    return server.weights
+  return getattr(method, 'weights', 'size')
 
 
 # How a part reads a number of its own from `Hyper`.

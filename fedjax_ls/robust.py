@@ -84,16 +84,20 @@ def reduced(algorithm: Algorithm, settings: Server) -> Algorithm:
   return algorithm._replace(phases=phases)
 
 
-def check(server: Server) -> None:
+def check(server: Server, weights: str) -> None:
   """Refuses weights that a rule would not look at.
+
+  Args:
+    server: its `reduction`.
+    weights: what clients count by, `size` or `uniform`.
 
   Raises:
     ValueError: in one sentence.
   """
   require(
-    server.reduction == 'mean' or server.weights == 'uniform',
+    server.reduction == 'mean' or weights == 'uniform',
     f'server.reduction = {server.reduction!r} counts every client once but '
-    f'server.weights = {server.weights!r}; use uniform',
+    f'clients count by {weights}; set server.weights = uniform',
   )
 
 

@@ -71,13 +71,13 @@ def global_model(server: ServerState) -> tuple[Tree, Tree]:
 
 def client_weight(hyper: hyper_lib.Hyper, ctx: Ctx) -> jax.Array:
   """What a client counts for: n_k or 1, by `server.weights`."""
-  match hyper.server.weights:
+  match hyper_lib.weights(hyper.server, hyper.method):
     case 'size':
       return ctx.size.astype(float)
     case 'uniform':
       return jnp.ones(())
   raise ValueError(
-    f'server.weights is {hyper.server.weights!r}; use size or uniform.'
+    f'server.weights is {hyper.server.weights!r}; use method, size or uniform.'
   )
 
 

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from fedjax_ls import links as links_lib
 from fedjax_ls.data.checks import require
 from fedjax_ls.data.federation import Federation
-from fedjax_ls.hyper import Hyper, Server
+from fedjax_ls.hyper import Hyper
 from fedjax_ls.hyper import Uplink as Settings
 from fedjax_ls.types import Algorithm, Array, Ctx, Phase, Tree, Upload, Weighted
 
@@ -75,8 +75,12 @@ def through(algorithm: Algorithm, settings: Settings) -> Algorithm:
   return made._replace(init=init, personal=personal and own_model)
 
 
-def check(uplink: Settings, server: Server) -> None:
+def check(uplink: Settings, weights: str) -> None:
   """Refuses links that make no sense together.
+
+  Args:
+    uplink: the links.
+    weights: what clients count by, `size` or `uniform`.
 
   Raises:
     ValueError: in one sentence.
@@ -92,9 +96,9 @@ def check(uplink: Settings, server: Server) -> None:
     f'{named} has noise in units of a norm that nothing bounds; add clip',
   )
   require(
-    'noise' not in links or server.weights == 'uniform',
-    f'{named} does not cover a client that counts by server.weights = '
-    f'{server.weights!r}; use uniform',
+    'noise' not in links or weights == 'uniform',
+    f'{named} does not cover a client that counts by {weights}; set '
+    'server.weights = uniform',
   )
   require(
     not uplink.error_feedback or bool(links),

@@ -9,6 +9,7 @@ from fedjax_ls import (
   algorithms,
   attacks,
   calibrations,
+  hyper,
   links,
   losses,
   mirrors,
@@ -46,7 +47,7 @@ NAMES: dict[str, Iterable[str]] = {
   'server.optimizer': (
     'sgd', 'momentum', 'damped_momentum', 'adagrad', 'adam', 'yogi',
   ),
-  'server.weights': ('size', 'uniform'),
+  'server.weights': ('method', 'size', 'uniform'),
   'server.reduction': ('mean', *robust.RULES),
   'attack.kind': attacks.KINDS,
   'sampler.name': samplers.SAMPLERS,
@@ -333,8 +334,9 @@ def _check_together(config: Config) -> None:
     f'sampler.cohort_size = {config.sampler.cohort_size} is more than '
     f'partition.num_clients = {config.partition.num_clients}; lower it',
   )
-  config_lib.sentence(uplinks.check, config.uplink, config.server)
-  config_lib.sentence(robust.check, config.server)
+  weights = hyper.weights(config.server, config.algorithm)
+  config_lib.sentence(uplinks.check, config.uplink, weights)
+  config_lib.sentence(robust.check, config.server, weights)
   _check_samples(config)
   _check_diagnostics(config)
   _check_sampler(config.sampler)

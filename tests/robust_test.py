@@ -178,7 +178,7 @@ def test_updates_that_are_too_large_are_refused(monkeypatch):
 
 def test_weights_that_would_not_count_are_refused():
   made = fl.Config(server=fl.Server(reduction='median'))
-  with pytest.raises(fl.ConfigError, match="weights = 'size'; use uniform"):
+  with pytest.raises(fl.ConfigError, match=r'by size; set server\.weights'):
     validate(made)
 
 

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_ls import server
+from fedjax_ls import algorithms, server
 from fedjax_ls.hyper import Hyper, Server
 from fedjax_ls.types import Reduced
+from tests import toy
 
 pytestmark = pytest.mark.usefixtures('x64')
 
@@ -82,8 +83,30 @@ def test_what_is_not_held_keeps_its_value_and_moments():
   assert [float(a[1]) for a in moments] == [0.0, V0]
 
 
+def test_clients_count_as_in_the_paper_of_the_method():
+  ctx = toy.ctx(toy.problem('fedavg'), client=1)
+  counted = {
+    (name, weights): float(
+      server.client_weight(
+        Hyper(None, Server(weights=weights), algorithms.find(name).settings()),
+        ctx,
+      )
+    )
+    for name in ('fedavg', 'scaffold')
+    for weights in ('method', 'size', 'uniform')
+  }
+  assert counted == {
+    ('fedavg', 'method'): 11.0,
+    ('fedavg', 'size'): 11.0,
+    ('fedavg', 'uniform'): 1.0,
+    ('scaffold', 'method'): 1.0,
+    ('scaffold', 'size'): 11.0,
+    ('scaffold', 'uniform'): 1.0,
+  }
+
+
 def test_unknown_words_are_refused():
   with pytest.raises(ValueError, match=r"server.optimizer is 'lamb'; use sgd"):
     server.optimizer(Server('lamb'))
-  with pytest.raises(ValueError, match=r"server.weights is 'age'; use size"):
+  with pytest.raises(ValueError, match=r"server.weights is 'age'; use method"):
     server.client_weight(Hyper(None, Server(weights='age'), None), None)

@@ -126,7 +126,7 @@ def problem(
     lambda a: jnp.asarray(a, float),
     hyper.Hyper(
       dataclasses.replace(CLIENT, **(client or {})),
-      dataclasses.replace(hyper.Server(), **(server or {})),
+      dataclasses.replace(hyper.Server(weights='size'), **(server or {})),
       settings,
       dataclasses.replace(hyper.Loss(), **(loss or {})),
       uplink=sent,

@@ -379,7 +379,7 @@ def config(**changes):
     ({'links': ('qsgd', 'qsgd')}, 'in this order'),
     ({'links': ('qsgd', 'sign')}, 'rounds each entry twice; use one of qsgd'),
     ({'links': ('noise',)}, 'nothing bounds; add clip'),
-    ({'links': ('clip', 'noise')}, "server.weights = 'size'; use uniform"),
+    ({'links': ('clip', 'noise')}, 'by size; set server.weights = uniform'),
     ({'error_feedback': True}, 'nothing to correct'),
     ({'links': ('qsgd',), 'error_feedback': True}, 'use top_k, sign or'),
     ({'links': ('clip', 'sign'), 'error_feedback': True}, "'clip'"),

@@ -1,7 +1,7 @@
 """CFL: clusters split where their clients pull in different directions."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ class CFL:
     min_size: fewest clients of a cluster that is split, >= 2.
   """
 
+  weights: ClassVar = 'uniform'
   clusters: int = 8
   eps1: float = 0.4
   eps2: float = 1.6
@@ -88,10 +89,10 @@ def cfl(settings: CFL, parts: Parts) -> Algorithm:
     2020.
 
   Differs from the authors' code in: there the sides come from complete
-  linkage, which is not the least; there is no test of gamma; clients count
-  alike (`server.weights = uniform`); a client's momentum and learning rate
-  live on from round to round.  A new client is compared with the mean of each
-  side, so that the server need not keep all updates of the past.
+  linkage, which is not the least; there is no test of gamma; a client's
+  momentum and learning rate live on from round to round.  A new client is
+  compared with the mean of each side, so that the server need not keep all
+  updates of the past.
   """
   model, most = parts.model, settings.clusters
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,7 @@ class DepthFL:
     alpha: strength of FedDyn's regularizer, >= 0.
   """
 
+  weights: ClassVar = 'uniform'
   rates: tuple[str, ...] = ('1', '3/4', '1/2', '1/4')
   distillation: bool = True
   ramp: float = 300.0
@@ -84,8 +86,7 @@ def depthfl(settings: DepthFL, parts: Parts) -> Algorithm:
     clients. ICLR 2023.
     Acar et al. Federated learning based on dynamic regularization. ICLR 2021.
 
-  Differs from the authors' code in: clients count by `server.weights`,
-  `uniform` being theirs; there 1e-7 is added to the targets p_j.
+  Differs from the authors' code in: there 1e-7 is added to the targets p_j.
   """
   submodels = narrow.submodels_of(settings.rates, parts)
   require(

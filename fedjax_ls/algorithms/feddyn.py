@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,7 @@ class FedDyn:
     form: `paper`, or `code`: each client's own strength, see `feddyn`.
   """
 
+  weights: ClassVar = 'uniform'
   alpha: float = 0.01
   form: str = 'paper'
 
@@ -82,8 +83,8 @@ def feddyn(settings: FedDyn, parts: Parts) -> Algorithm:
     on dynamic regularization. ICLR 2021.
 
   Differs from the authors' code in: it reports the mean of all clients' last
-  models, here x is judged.  Models are averaged with `server.weights`,
-  `uniform` being theirs; the mean of all h_i is uniform.
+  models, here x is judged.  The mean of all h_i is uniform, whatever
+  `server.weights` says of the models.
   """
   if settings.form not in ('paper', 'code'):
     raise ValueError(f'algorithm.form is {settings.form!r}; use paper or code.')

@@ -1,7 +1,7 @@
 """HeteroFL: clients train the width they can afford, averaged by holders."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,7 @@ class HeteroFL:
     every_width: whether each level's network is judged, not the widest alone.
   """
 
+  weights: ClassVar = 'uniform'
   rates: tuple[str, ...] = ('1', '1/2', '1/4', '1/8', '1/16')
   assignment: str = 'fixed'
   proportions: tuple[float, ...] = ()
@@ -92,12 +93,11 @@ def heterofl(settings: HeteroFL, parts: Parts) -> Algorithm:
     Diao, Ding, Tarokh. HeteroFL: computation and communication efficient
     federated learning for heterogeneous clients. ICLR 2021.
 
-  Differs from the authors' code in: clients count by `server.weights`,
-  `uniform` being theirs; gradients are clipped where `client.clip` says so,
-  theirs always, at 1; statistics are asked of one client after the other, as
-  in the paper, where the code passes over all examples (`query=central`);
-  embeddings of text are averaged over all clients, theirs over those that
-  have the symbol.
+  Differs from the authors' code in: gradients are clipped where `client.clip`
+  says so, theirs always, at 1; statistics are asked of one client after the
+  other, as in the paper, where the code passes over all examples
+  (`query=central`); embeddings of text are averaged over all clients, theirs
+  over those that have the symbol.
   """
   submodels = narrow.submodels_of(settings.rates, parts)
   params, stats = submodels.shapes

@@ -1,6 +1,7 @@
 """IFCA: several global models, each client trains the one that fits it."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,7 @@ class Ifca:
       whole models.
   """
 
+  weights: ClassVar = 'uniform'
   clusters: int = 2
   option: str = 'models'
   own: tuple[str, ...] = ()
@@ -69,7 +71,7 @@ def ifca(settings: Ifca, parts: Parts) -> Algorithm:
 
   Differs from the authors' code in: a client is also judged by the model that
   fits its training data, where their MNIST and CIFAR code looks at its test
-  labels; members count by `server.weights`, theirs uniformly there.  Option I
+  labels.  Members count alike, by n_k in their FEMNIST code.  Option I
   divides by all participants, as there.  Their FEMNIST code freezes a body that
   was trained before; here it is trained along, as in the paper.
   """

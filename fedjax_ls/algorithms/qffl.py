@@ -1,6 +1,7 @@
 """q-FFL: fairness by giving more weight to clients with a larger loss."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,7 @@ class QFFL:
       `gradient` or that of one random `batch` (q-FedSGD).
   """
 
+  weights: ClassVar = 'uniform'
   q: float = 1.0
   lipschitz: float = 0.0
   option: str = 'local_steps'
@@ -65,9 +67,8 @@ def qffl(settings: QFFL, parts: Parts) -> Algorithm:
     Li, Sanjabi, Beirami, Smith. Fair resource allocation in federated
     learning. ICLR 2020.
 
-  Differs from the paper in: w_k is by `server.weights`; the paper draws
-  clients in proportion to n_k (`sampler.name = proportional`) and has w_k = 1,
-  which is `uniform`.  Differs from the authors' code in: q-FedSGD there takes
+  The paper draws clients in proportion to n_k (`sampler.name = proportional`)
+  and has w_k = 1.  Differs from the authors' code in: q-FedSGD there takes
   one batch, which is `batch`.
   """
   if settings.option not in ('local_steps', 'gradient', 'batch'):

@@ -1,6 +1,7 @@
 """SCAFFOLD: control variates against client drift."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,7 @@ class Scaffold:
       model, one more pass over its data).
   """
 
+  weights: ClassVar = 'uniform'
   option: str = 'local_steps'
 
 
@@ -65,9 +67,8 @@ def scaffold(settings: Scaffold, parts: Parts) -> Algorithm:
     Karimireddy et al. SCAFFOLD: stochastic controlled averaging for federated
     learning. ICML 2020.
 
-  Differs from the paper in: the clients' models are averaged with
-  `server.weights`, `uniform` being the paper's.  Under momentum, clipping or
-  weight decay of the client, option II takes the mean step for a gradient.
+  Differs from the paper in: under momentum, clipping or weight decay of the
+  client, option II takes the mean step for a gradient.
   """
   if settings.option not in ('local_steps', 'gradient'):
     raise ValueError(
