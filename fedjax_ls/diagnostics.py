@@ -59,7 +59,7 @@ def diagnose(
       gradient/cosine [K, K]         of the gradients g_i at x
       gradient/norm []               |g|, g the mean of g_i by `server.weights`
       gradient/distance [K]          |g - g_i|
-      gradient/ratio [K]             |g - g_i| / |g|
+      gradient/ratio [K]             |g - g_i| / |g|, 0 where g = g_i
 
     x is the model that a client received, y_i what it made of it, g_i the
     gradient over all of its examples of the model's loss and what
@@ -114,11 +114,18 @@ def measure(
     width: share of the channels in use, None for all.
 
   Returns:
-    `spectrum[D]`, see `spectrum`, and its `effective_rank`; `feature_norm` and
+    `spectrum[D]`, see `spectrum`, and its `effective_rank`;
+    `singular[min(N, D)]`, singular values of the features themselves,
+    `[N, D]` and not centred, falling; `feature_norm` and
     `feature_norm_std`, mean and standard deviation over the examples;
     `dead`, see `dead_features`; `classifier[min(D, Y)]`, singular values of
     the classifier's weights, if it is a kernel `[D, Y]`; `accuracy[Y]` of
     each class, if labels are class numbers.
+
+  References:
+    Zhang et al. Understanding the role of layer normalization in label-skewed
+    federated learning. TMLR 2024.  Its Fig. 3 shows `singular` of 20 examples
+    of different classes.
   """
   outputs = _outputs(model, params, stats, test.x, width)
   features = outputs.features.reshape(-1, outputs.features.shape[-1])
@@ -127,6 +134,10 @@ def measure(
   measured = {
     'spectrum': values,
     'effective_rank': effective_rank(values),
+    # Of R, which is small: Q R are the features.
+    'singular': jnp.linalg.svd(
+      jnp.linalg.qr(features, mode='r'), compute_uv=False
+    ),
     'feature_norm': jnp.mean(norms),
     'feature_norm_std': jnp.std(norms),
     'dead': dead_features(features),
@@ -226,12 +237,15 @@ def dissimilarity(gradients: Array, weight: Array) -> dict[str, Array]:
     weight: `[K]`, what each counts for in the mean g.
 
   Returns:
-    `norm`, |g|; `distance[K]`, |g - g_i|; `ratio[K]`, distance over norm.
+    `norm`, |g|; `distance[K]`, |g - g_i|; `ratio[K]`, distance over norm, 0
+    where the distance is 0 and infinite where only the norm is.
   """
   mean = weight / jnp.sum(weight) @ gradients
   norm = jnp.linalg.norm(mean)
   distance = _norms(gradients - mean[None])
-  return {'norm': norm, 'distance': distance, 'ratio': distance / norm}
+  apart = distance > 0
+  ratio = jnp.where(apart, distance / jnp.where(apart, norm, 1), 0)
+  return {'norm': norm, 'distance': distance, 'ratio': ratio}
 
 
 def _client(

@@ -42,6 +42,14 @@ def trained(name, d, w, p):
       d.train([w[0][:, :c], w[1][:c]], 0, i)[0]
       for i, c in zip(IDS, cut, strict=True)
     ]
+  if name == 'fedrod':
+    # The personal heads train beside the generic model, and are none of it.
+    def balanced(i):
+      with np.errstate(divide='ignore'):
+        margin = np.log(np.bincount(d.own(i)[1], minlength=3))
+      return lambda *batch: oracles.gradient(*batch, shift=margin)
+
+    return [d.train(w, 0, i, gradient=balanced(i))[0] for i in IDS]
   starts = [w] * len(IDS)
   if name == 'fedga':
     own = [oracles.gradient(w, *d.own(i)) for i in IDS]
@@ -61,6 +69,7 @@ def measured(w, x, y):
   return {
     'spectrum': values,
     'effective_rank': np.prod(share**-share),
+    'singular': np.linalg.svd(hidden, compute_uv=False),
     'feature_norm': np.sqrt((hidden**2).sum(1)).mean(),
     'feature_norm_std': np.sqrt((hidden**2).sum(1)).std(),
     'dead': np.mean([len(set(column)) == 1 for column in hidden.T]),
@@ -78,7 +87,7 @@ def assert_near(got, expected):
 
 
 @pytest.mark.usefixtures('x64')
-@pytest.mark.parametrize('name', ['fedavg', 'fedga', 'width'])
+@pytest.mark.parametrize('name', ['fedavg', 'fedga', 'width', 'fedrod'])
 def test_quantities_are_those_of_plain_numpy(name):
   p = toy.problem(name)
   before = jax.device_get(p.state)
@@ -137,6 +146,15 @@ def test_ranks_of_features():
   gaussian = jnp.asarray(random.randn(100_000, 8))
   values = diagnostics.spectrum(gaussian)
   np.testing.assert_allclose(diagnostics.effective_rank(values), 8, rtol=1e-3)
+
+
+def test_gradients_that_vanish_have_a_ratio():
+  """All clients at a minimum agree; opposite ones have no mean to go by."""
+  still = diagnostics.dissimilarity(jnp.zeros((2, 3)), jnp.ones(2))
+  np.testing.assert_array_equal(still['ratio'], [0, 0])
+  opposite = jnp.array([[1.0, 0.0], [-1.0, 0.0]])
+  torn = diagnostics.dissimilarity(opposite, jnp.ones(2))
+  np.testing.assert_array_equal(torn['ratio'], [np.inf, np.inf])
 
 
 def test_the_classifier_is_found_by_its_name_or_shape():

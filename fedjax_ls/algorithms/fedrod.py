@@ -14,7 +14,7 @@ from fedjax_ls.hyper import Hyper, traced
 from fedjax_ls.local import End, Start
 from fedjax_ls.losses import Term, View, masked_mean
 from fedjax_ls.models.base import Model
-from fedjax_ls.types import Algorithm, Ctx, Phase, Upload
+from fedjax_ls.types import Algorithm, Ctx, Phase, Trained, Upload
 
 Tree = Any
 
@@ -101,7 +101,7 @@ def fedrod(settings: FedROD, parts: Parts) -> Algorithm:
   def apply(params: Heads, *args, **options):
     return parts.model.apply(params.generic, *args, **options)
 
-  client = local.local_sgd(
+  both = local.local_sgd(
     parts.model._replace(apply=apply),
     terms=(personal_loss(parts.model),),
     calibrate=balanced,
@@ -110,6 +110,11 @@ def fedrod(settings: FedROD, parts: Parts) -> Algorithm:
     finish=finish,
     unroll=parts.unroll,
   )
+
+  def client(hyper: Hyper, ctx: Ctx) -> Upload:
+    upload = both(hyper, ctx)
+    return upload._replace(trained=_generic(upload.trained))
+
   return Algorithm(
     init=init,
     phases=(Phase(server.send, client, server.step),),
@@ -151,6 +156,14 @@ def personal_loss(model: Model) -> Term:
     return masked_mean(model.loss(outputs, view.y), view.mask)
 
   return term
+
+
+def _generic(trained: Trained | None) -> Trained | None:
+  """What local training made of the generic model, for diagnostics."""
+  if trained is None:
+    return None
+  (before, old), (after, new), width = trained
+  return Trained((before.generic, old), (after.generic, new), width)
 
 
 def _linear_classifier(model: Model) -> None:
