@@ -75,7 +75,7 @@ def test_features_that_are_zero_have_finite_gradients():
     return moon.cosine(z, jnp.array([[1.0, 2.0]])).sum()
 
   assert value(jnp.zeros((1, 2))) == 0
-  assert jnp.isfinite(jax.grad(value)(jnp.zeros((1, 2)))).all()
+  assert not jnp.any(jax.grad(value)(jnp.zeros((1, 2))))
 
 
 def test_a_client_keeps_its_last_model():

@@ -117,16 +117,20 @@ def contrastive(model: Model) -> Term:
 
 
 def cosine(a: jax.Array, b: jax.Array) -> jax.Array:
-  """Cosine of the angles of `a` and `b`, `[..., D]`; 0 where one is 0.
+  """Cosine of the angles of `a` and `b`, `[..., D]`.
+
+  It is 0 where one of them is 0, and so is its gradient for that one.
 
   >>> print(cosine(jnp.array([3.0, 4.0]), jnp.array([0.0, 2.0])))
   0.8
   """
 
   def unit(v):
-    # Features of ReLU networks may be all 0; the gradient stays finite there.
+    # Features of ReLU networks may be all 0; the gradient is 0 there, and not
+    # what the smallest length allows.
     square = jnp.sum(v * v, -1, keepdims=True)
-    return v / jnp.sqrt(jnp.maximum(square, 1e-16))
+    inverse = jax.lax.rsqrt(jnp.maximum(square, 1e-16))
+    return v * jnp.where(square > 0, inverse, 0)
 
   return jnp.sum(unit(a) * unit(b), -1)
 
