@@ -125,7 +125,7 @@ class Model:
       own.
     feature: size of the feature of `cnn`, 192 or 384.
     norm: kind of norm, `none`, `fn`, `ln`, `gn`, `in`, `bn` or `shift`.
-    norm_where: `layers`, `last` or `reduced`.
+    norm_where: `layers`, `last` or `reduced`; never after the projector.
     norm_before: norm before the activation.
     norm_affine: norms learn a scale and a bias per channel.
     norm_groups: groups of `gn`.

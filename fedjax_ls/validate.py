@@ -281,6 +281,11 @@ def _check_model(model: config_lib.Model) -> None:
       f'model.{field} = {value!r} is not read by model.name = '
       f'{model.name!r}; leave it out',
     )
+  require(
+    model.name != 'mlp' or bool(model.hidden) or model.norm == 'none',
+    f'model.norm = {model.norm!r} has no hidden layer to normalize in '
+    'model.hidden = (); use none or give the sizes of hidden layers',
+  )
 
 
 def _one_of(name: str, value: str, names: Iterable[str]) -> None:

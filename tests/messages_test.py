@@ -232,6 +232,15 @@ def test_depths_of_a_network_without_stages(tmp_path):
     train(config, tmp_path)
 
 
+def test_norm_of_a_network_without_hidden_layers():
+  config = example()
+  config.model.hidden = ()
+  validate_lib.validate(config)
+  config.model.norm = 'ln'
+  with says("model.norm = 'ln'", 'model.hidden = ()', 'use none or give'):
+    validate_lib.validate(config)
+
+
 def test_unknown_option_of_a_method(tmp_path):
   config = example('scaffold')
   config.algorithm.option = 'III'

@@ -377,6 +377,16 @@ def test_a_projector_comes_before_the_classifier():
   near(outputs.logits, linear('classifier', features))
 
 
+def test_the_last_norm_comes_before_the_projector():
+  net = MLP(5, hidden=(6,), norm='fn', norm_where='last', projector=(6,))
+  x = normal(3, 4)
+  params, _ = filled(net, x)
+  z = np.maximum(x @ params['dense0']['kernel'], 0)
+  z = np.stack([reference_norm('fn', v) for v in np.asarray(z)])
+  outputs = net.apply({'params': params}, x)
+  near(outputs.features, z @ params['projector0']['kernel'])
+
+
 def test_a_projector_keeps_its_size_in_a_narrow_network(x64):
   net = MLP(5, hidden=(6, 5), projector=(4, 3), use_bias=True)
   x = normal(6, 7).astype(jnp.float64)

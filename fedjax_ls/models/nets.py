@@ -46,9 +46,11 @@ class Net(nn.Module):
   Attributes:
     num_classes: number of logits.
     norm: kind of norm, see `fedjax_ls.models.norms.Norm`.
-    norm_where: 'layers' normalizes every hidden layer, 'last' only the
-      features, 'reduced' (for `ln`) shifts the inner layers to mean zero and
-      normalizes the features.
+    norm_where: 'layers' normalizes every hidden layer, 'last' only the last
+      one, 'reduced' (for `ln`) shifts the inner layers to mean zero and
+      normalizes the last one.  The last hidden layer's outputs are the
+      features, but with a `projector` they are its inputs, and the features
+      are not normalized.
     norm_before: whether the norm comes before the activation, not after.
     norm_affine: whether norms learn a scale and a bias per channel.
     norm_groups: number of groups of `gn`.
@@ -57,8 +59,8 @@ class Net(nn.Module):
       convolutions of residual networks never have.
     projector: sizes of linear layers between the last hidden layer and the
       classifier, with ReLU in between; the last one's outputs are the
-      features.  MOON's are (d, 256) for d inputs.  Narrow versions keep their
-      sizes.
+      features, which no norm follows.  MOON's are (d, 256) for d inputs.
+      Narrow versions keep their sizes.
     initializer: 'lecun' or 'torch', see `fedjax_ls.models.conv.initializers`.
     lowering: of the convolutions, 'native' or 'matmul'.
     dtype: type of the computation, None for the inputs'; parameters, norms and
