@@ -18,7 +18,7 @@ def oracle(p, gradient_of=lambda w, i: gradient):
         w, t, i, correction=correction, gradient=gradient_of(w, i)
       )
       if p.hyper.method.option == 'gradient':
-        new = gradient(w, *d.own(i))
+        new = gradient_of(w, i)(w, *d.own(i))
       else:
         new = [
           own[i][n] - c[n] + (w[n] - end[n]) / (steps * d.lr[t])
