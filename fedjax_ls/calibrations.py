@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from fedjax_ls import label_masks
 from fedjax_ls.data.checks import require
 from fedjax_ls.hyper import Loss, Number
-from fedjax_ls.label_masks import MASKS
 
 Array = jax.Array
 Calibration = Callable[[Any, Array, Array], Array]
@@ -42,7 +41,8 @@ def fedlc(tau: Number) -> Calibration:
 
   def calibrate(hyper, labels: Array, logits: Array) -> Array:
     labels = _beside(logits, labels)
-    # A dead slot has no class at all and must not come to NaN.
+    # A client without rows has no class, and all logits at -inf give NaN.
+    # (A dead slot has the counts of the last client.)
     present = (labels > 0) | (jnp.sum(labels) == 0)
     count = jnp.maximum(labels, 1).astype(logits.dtype)
     margin = tau(hyper) * count**-0.25
@@ -84,11 +84,10 @@ def fedrs(alpha: Number, *, graded: bool = False) -> Calibration:
 # Calibrations that any method can have, by `loss.calibration`.
 CALIBRATIONS: dict[str, Calibration] = {
   'none': lambda hyper, labels, logits: logits,
-  **MASKS,
+  **label_masks.MASKS,
   'fedlc': fedlc(lambda hyper: hyper.loss.tau),
   'fedrs': fedrs(lambda hyper: hyper.loss.alpha),
   'fedrs_graded': fedrs(lambda hyper: hyper.loss.alpha, graded=True),
-  **label_masks.MASKS,
 }
 
 

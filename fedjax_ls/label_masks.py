@@ -33,7 +33,8 @@ def exclude(hyper, labels: Array, logits: Array) -> Array:
 
 
 def _filled(labels, logits, value):
-  # A dead slot has no class at all and must not come to NaN.
+  # A client without rows has no class, and all logits at -inf give NaN.
+  # (A dead slot has the counts of the last client.)
   present = (labels > 0) | (jnp.sum(labels) == 0)
   present = present.reshape((1,) * (logits.ndim - 1) + (-1,))
   return jnp.where(present, logits, value)

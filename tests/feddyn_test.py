@@ -19,7 +19,7 @@ TOY = algorithms.find('feddyn').toy
 
 
 def weights_after_equal_clients(form, **client):
-  """Three rounds with everybody, each client having five examples or all."""
+  """Three rounds with everybody, each client having three examples."""
   settings = dataclasses.replace(TOY, form=form)
   p = toy.problem('feddyn', settings, client).with_cohorts(toy.EVERYONE)
   data = p.federation._replace(size=jnp.full_like(p.federation.size, 3))
