@@ -1,8 +1,8 @@
 """Optax transforms of the field.
 
 Client transforms receive `value=`, `grad_fn=` and the method's own trees by
-keyword (`control=`, `mask=`, ...) on every step; optax passes to each link of
-a chain the keywords it names.
+keyword (`control=`, `mask=`, ...) on every step.  Optax passes all of them to
+every such link of a chain, so that each ends in `**_` for what is others'.
 """
 
 from typing import Any, NamedTuple
@@ -141,7 +141,9 @@ def adaptive(
     Reddi et al. Adaptive federated optimization. ICLR 2021.
 
   Differs from the authors' code in: their Keras optimizers correct the bias
-  (`bias_correction=True`), the paper does not.
+  (`bias_correction=True`) and have b2 = 0.999; the paper does not correct and
+  has 0.99.  Adagrad reads b1 as the others do; the paper is said to have 0 for
+  it, which was not checked.
   """
   second = {
     'adagrad': lambda v, d2: v + d2,

@@ -20,8 +20,10 @@ class FedGA:
   """Numbers of FedGA.
 
   Attributes:
-    beta: length of the displacement along g_i - g, >= 0; half the client
-      learning rate in the authors' examples.
+    beta: length of the displacement along g_i - g, >= 0.  The authors' EMNIST
+      example has half the client learning rate, 0.025; with K local steps at
+      learning rate a, a (K - 1) / 2 cancels what these add to the spread of
+      the gradients, and more than that takes from it.
     displace: what is displaced, the `model` (once, at the start of the round)
       or the point of every local `gradient` (GradAlign).
   """
@@ -61,8 +63,13 @@ def fedga(settings: FedGA, parts: Parts) -> Algorithm:
 
   Differs from the authors' code in: there g is weighted by n_i and the models
   uniformly, which leaves a rest of the displacements for unequal n_i; here
-  `server.weights` serves both.  As there, weight decay enters the local steps
-  but not g and g_i.
+  `server.weights` serves both.  g_i is always of all examples, there at most
+  of `fg_batch_size`.  Statistics of BatchNorm are averaged here, there not.
+  beta stays as it is when the learning rate decays, as in their last version
+  (an earlier one decayed both).  As there, weight decay enters the local steps
+  but not g and g_i.  With `gradient` and several steps v_i is that of the
+  start of the round at each of them; GradAlign, which takes one step, has a
+  new one.
   """
   if settings.displace not in ('model', 'gradient'):
     raise ValueError(

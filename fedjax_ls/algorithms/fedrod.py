@@ -135,7 +135,8 @@ def balanced(hyper: Hyper, labels: jax.Array, logits: jax.Array) -> jax.Array:
   """
   gamma = hyper.method.gamma
   margin = gamma * jnp.log(jnp.maximum(labels, 1).astype(logits.dtype))
-  # A dead slot has no class at all and must not come to NaN.
+  # A client without rows has no class, and all logits at -inf give NaN.
+  # (A dead slot has the counts of the last client.)
   absent = (labels == 0) & (jnp.sum(labels) > 0)
   margin = jnp.where(absent & (gamma > 0), -jnp.inf, margin)
   return logits + margin.reshape((1,) * (logits.ndim - 1) + (-1,))

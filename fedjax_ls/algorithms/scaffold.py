@@ -69,6 +69,11 @@ def scaffold(settings: Scaffold, parts: Parts) -> Algorithm:
 
   Differs from the paper in: under momentum, clipping or weight decay of the
   client, option II takes the mean step for a gradient.
+
+  Differs from the authors' code in: it was not at hand.  Others' code weighs
+  the controls by the clients' data (FedDyn's), starts c at a random network
+  and counts BatchNorm's statistics into it (NIID-Bench), takes the mean change
+  over S and not over N (FedRS's) or never updates c (the LN paper's).
   """
   if settings.option not in ('local_steps', 'gradient'):
     raise ValueError(

@@ -44,6 +44,13 @@ def classes(
   Raises:
     ValueError: there are not enough classes or rows.
 
+  References:
+    Zhang, Beitollahi, Bie, Chen 2024 (LN), https://arxiv.org/abs/2308.09565
+
+  Differs from the authors' code in: there each class is cut into C n / Y equal
+  stretches in the order of the file, clients draw among the classes not used
+  up, all alike, and the draw may fail.
+
   >>> parts = classes(np.array([0, 0, 1, 1, 2, 2]), 3, 2, seed=0).train
   >>> [part.tolist() for part in parts]
   [[1, 5], [0, 2], [3, 4]]
@@ -110,6 +117,11 @@ def dirichlet(
     Hsu, Qi, Brown 2019, https://arxiv.org/abs/1909.06335
     Li, Diao, Chen, He 2022 (NIID-Bench), https://arxiv.org/abs/2102.02079
     Zhang, Beitollahi, Bie, Chen 2024 (LN), https://arxiv.org/abs/2308.09565
+
+  Differs from the authors' code in: shares are cut at rounded running sums;
+  the LN paper's code gives each client the whole part of its share and the
+  rest of the class to one client at random, and knows no smallest size.
+  NIID-Bench draws until all clients have their rows, for ever if need be.
   """
   check_class_numbers('dirichlet', y)
   check_clients(num_clients, len(y))

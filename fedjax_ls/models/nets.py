@@ -237,6 +237,12 @@ class CNN(Net):
     hidden: sizes of the linear layers; the paper's table has (384,), its
       authors' code (384, 192).  Without any, the feature is the flattened map.
     padding: of the convolutions, 'VALID' or 'SAME'.
+
+  Differs from the authors' code in: weights start as `initializer` says, there
+  always as in 'torch'.  There the clients' copies call the norms of the one
+  network they were copied from, so that gains never learn and BatchNorm's
+  statistics are common to all and follow the test data; here each model has
+  its own.
   """
 
   channels: tuple[int, ...] = (64, 64)

@@ -46,6 +46,10 @@ class Norm(nn.Module):
     eps: positive number of the formulas above.
     momentum: share of the old running statistics that a `bn` step keeps.
 
+  Differs from the authors' code in: their FN has eps 1e-12, as PyTorch has; the
+  paper has 1e-5 for all norms, which is the default here.  Their reduced LN,
+  `sv`, is `shift` and then `fn`, without eps in the variance.
+
   Example:
     >>> v = jnp.array([[3., 4., 0., 0.]])
     >>> print(Norm('fn').apply({}, v))
