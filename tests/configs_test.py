@@ -25,6 +25,24 @@ def test_a_configuration_is_valid_and_explains_itself(name):
   assert 'measured' in module.__doc__
 
 
+@pytest.mark.parametrize(
+  'name',
+  [
+    'cifar10_one_class_cnn',
+    'cifar10_two_classes_cnn',
+    'cifar10_dirichlet_cnn',
+    'cifar10_one_class_resnet18',
+    'cifar100_two_classes_cnn',
+    'cifar100_five_classes_cnn',
+  ],
+)
+def test_feddecorr_is_that_of_the_layer_norm_paper(name):
+  module = importlib.import_module(f'configs.{name}')
+  made = validate(module.get_config('feddecorr')).algorithm
+  assert (made.coefficient, made.scale) == (0.5, 'code')
+  assert 'feddecorr' in module.__doc__
+
+
 # Image, classes, parameters of each tier's network as published.
 PUBLISHED = {
   'heterofl_cifar10': (
