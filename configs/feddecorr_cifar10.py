@@ -5,8 +5,8 @@
     --workdir=runs/feddecorr_cifar10
 
 `cifar10.npz` holds x_train, y_train, x_test and y_test, images uint8.  FedAvg
-is `feddecorr_cifar10.py:fedavg`; alphas of the paper's grid: 0.05, 0.1, 0.5 and
-partition.kind=iid.
+is `feddecorr_cifar10.py:fedavg`; alphas: 0.05, 0.1, 0.5 and partition.kind=iid
+(the paper's grid, as remembered and not checked).
 
 Shi, Liang, Zhang, Tan, Bai. Towards understanding and mitigating dimensional
 collapse in heterogeneous federated learning. ICLR 2023 (arXiv 2210.00226).  Ten

@@ -5,8 +5,8 @@
     --workdir=runs/feddecorr_cifar100
 
 `cifar100.npz` holds x_train, y_train, x_test and y_test, images uint8.  FedAvg
-is `feddecorr_cifar100.py:fedavg`; alphas of the paper's grid: 0.05, 0.1, 0.5
-and partition.kind=iid.
+is `feddecorr_cifar100.py:fedavg`; alphas: 0.05, 0.1, 0.5 and partition.kind=iid
+(the paper's grid, as remembered and not checked).
 
 Shi, Liang, Zhang, Tan, Bai. Towards understanding and mitigating dimensional
 collapse in heterogeneous federated learning. ICLR 2023 (arXiv 2210.00226).  Ten
@@ -18,7 +18,8 @@ published: the paper's tables were not at hand.
 measured: nothing yet.
 cost: an accelerator is needed.
 
-Differs from the authors' code in: no AutoAugment.
+Differs from the authors' code in: no AutoAugment; images are in [0, 1], not
+standardized (set data.mean and data.std).
 """
 
 import fedjax_ls as fl

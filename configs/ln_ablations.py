@@ -21,7 +21,10 @@ published (test accuracy in %, E = 10; one class, two classes, Dirichlet 0.1):
   Table 6, LN: learned gain 78.04 77.52 78.27, static 77.17 78.41 78.27,
     before the activation 77.04 78.08 78.27
   Table 12, with FedYogi: FN 80.47 78.83 80.35, LN 79.27 79.16 80.46
-In the authors' code the learned gains of clients never receive a gradient.
+In the authors' code the norms of clients are those of one network that all were
+copied from: learned gains never receive a gradient, and BN's statistics are
+common to all clients and go on changing during evaluation, which the rows of BN
+and FedBN may be an artefact of.
 measured: nothing yet.
 cost: 17 points of 32 million images each; an accelerator is needed.
 """
