@@ -48,7 +48,7 @@ def _learning_curves(curves, rates, eval_every, folder):
   for panel, (norm, accuracy) in zip(panels, curves.items(), strict=True):
     rounds = eval_every * (1 + np.arange(len(accuracy)))
     for i, rate in enumerate(rates):
-      mean, std = accuracy[:, i].mean(1), accuracy[:, i].std(1)
+      mean, std = accuracy[:, i].mean(1), accuracy[:, i].std(1, ddof=1)
       panel.plot(rounds, mean, color=colors[i], label=f'{rate:g}')
       panel.fill_between(
         rounds, mean - std, mean + std, color=colors[i], alpha=0.2, lw=0
@@ -72,7 +72,7 @@ def _over_learning_rates(curves, rates, eval_every, folder):
     for norm, accuracy in curves.items():
       at = accuracy[stop // eval_every - 1]
       panel.errorbar(
-        rates, at.mean(1), at.std(1), color=COLORS[norm], capsize=3,
+        rates, at.mean(1), at.std(1, ddof=1), color=COLORS[norm], capsize=3,
         marker=MARKERS[norm], label=TITLES[norm],
       )  # fmt: skip
     panel.set(

@@ -18,11 +18,9 @@ Exits with 2 if the command line or the configuration is wrong, with 1 if a
 point diverged or does not fit the memory, with 130 if it is interrupted.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 
-import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -56,9 +54,6 @@ _DEVICES = flags.DEFINE_integer(
 )
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Only tell what would run.')
 
-# More virtual devices each hold a copy of the examples.
-MOST_CPU_DEVICES = 8
-
 
 def main(argv: Sequence[str]) -> None:
   """Runs the study, or says in one sentence what is wrong."""
@@ -88,7 +83,7 @@ def _run() -> list[sweep.Point]:
       'leave one of the two out'
     )
   points = sweep.share(points, _INDEX.value, _OF.value)
-  _use_cores()
+  commandline.use_cores(_DEVICES.value)
   options = sweep.Options(_POINTS.value, _DEVICES.value, plan)
   print(f'compiled programs are kept in {use_compilation_cache()}')
   if _DRY_RUN.value:
@@ -125,14 +120,6 @@ def _points() -> list[sweep.Point]:
     return config
 
   return sweep.points(base, made, of_method)
-
-
-def _use_cores() -> None:
-  """A CPU becomes several devices; elsewhere this changes nothing."""
-  if 'host_platform_device_count' in os.environ.get('XLA_FLAGS', ''):
-    return
-  cores = min(len(os.sched_getaffinity(0)), MOST_CPU_DEVICES)
-  jax.config.update('jax_num_cpu_devices', _DEVICES.value or cores)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
