@@ -35,7 +35,7 @@ from fedjax_ls.data import Partition
 from fedjax_ls.networks import Networks, networks
 from fedjax_ls.placement import place
 from fedjax_ls.samples import Samples, read
-from fedjax_ls.types import Execution, State
+from fedjax_ls.types import Algorithm, Execution, Sampler, State
 from fedjax_ls.validate import check_data
 
 # Share of a device's free memory that a block of rounds may take.
@@ -125,7 +125,9 @@ def plan(config: Config, stored: dict[str, Any] | None = None) -> Plan:
     config, stored or {}, len(partition.train)
   )
   nets = sentence(networks, config, dataset, resolved['execution.conv'])
-  algorithm = sentence(_algorithm, config, nets, len(partition.train))
+  algorithm = sentence(
+    assemble, config, nets.model, nets.submodels, len(partition.train)
+  )
   federation = sentence(_federation, config, samples, nets)
   sentence(consistency.check_model, nets.model, federation)
   consistency.check_attacks(config.adversarial, nets.model, federation)
@@ -199,6 +201,40 @@ def settings(config: Config) -> hyper.Hyper:
   )
 
 
+def assemble(
+  config: Config,
+  model: models.Model,
+  submodels: models.Submodels | None,
+  population: int,
+  sampler: Sampler | None = None,
+) -> Algorithm:
+  """The method of a configuration, with all that goes around it.
+
+  Args:
+    config: a valid configuration.
+    model: what its clients train.
+    submodels: the slim versions of it, for methods that need them.
+    population: number of clients.
+    sampler: who takes part, instead of what the configuration says.
+
+  Raises:
+    ValueError: parts do not fit each other, or a file is not as it should be.
+  """
+  method = algorithms.METHODS[config_lib.method_name(config)]
+  unroll = config.execution.unroll
+  parts = algorithms.Parts(model, samplers.everyone(), unroll, submodels)
+  algorithm = method.build(config.algorithm, parts)
+  # It may ask about the model that the method is judged by.
+  judged = algorithm.network or model
+  who = sampler or samplers.make(config.sampler, judged)
+  algorithm = algorithm._replace(sampler=who)
+  algorithm = attacks.under(algorithm, config.attack, population)
+  algorithm = uplinks.through(algorithm, config.uplink)
+  algorithm = robust.reduced(algorithm, config.server)
+  algorithm = adversarial.judged(algorithm, model, config.adversarial)
+  return finetune.tuned(algorithm, model, config.fine_tune)
+
+
 def compiled(experiment: Experiment) -> tuple[Experiment, loop.Programs]:
   """Compiles, and where it is free to, makes the chunk as large as fits.
 
@@ -252,32 +288,13 @@ def largest_chunk(
   return divisors[max(fitting - 1, 0)]
 
 
-def _algorithm(
-  config: Config, nets: Networks, population: int
-) -> round_lib.Algorithm:
-  method = algorithms.METHODS[config_lib.method_name(config)]
-  unroll = config.execution.unroll
-  everyone = samplers.everyone()
-  parts = algorithms.Parts(nets.model, everyone, unroll, nets.submodels)
-  algorithm = method.build(config.algorithm, parts)
-  # It may ask about the model that the method is judged by.
-  judged = algorithm.network or nets.model
-  who = samplers.make(config.sampler, judged)
-  algorithm = algorithm._replace(sampler=who)
-  algorithm = attacks.under(algorithm, config.attack, population)
-  algorithm = uplinks.through(algorithm, config.uplink)
-  algorithm = robust.reduced(algorithm, config.server)
-  algorithm = adversarial.judged(algorithm, nets.model, config.adversarial)
-  return finetune.tuned(algorithm, nets.model, config.fine_tune)
-
-
 def _clocked(
   config: Config,
-  algorithm: round_lib.Algorithm,
+  algorithm: Algorithm,
   federation: data.Federation,
   spent: Sequence[Cost],
   traffic: Sequence[Traffic],
-) -> round_lib.Algorithm:
+) -> Algorithm:
   """The algorithm with clock and accounting around its sampler.
 
   Raises:

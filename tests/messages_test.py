@@ -1,6 +1,7 @@
 """Each bad input gets one sentence: the field, its value and the fix."""
 
 import contextlib
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -104,6 +105,24 @@ def test_wrong_element_of_a_tuple():
 def test_wrong_algorithm_settings():
   with says('algorithm', 'fedjax_ls.algorithms.find'):
     validate_lib.validate(fl.Config(algorithm='scaffold'))
+
+
+GROUPS = [
+  (field.name, field.type)
+  for field in dataclasses.fields(fl.Config)
+  if dataclasses.is_dataclass(field.type)
+]
+
+
+@pytest.mark.parametrize(('group', 'kind'), GROUPS)
+@pytest.mark.parametrize(
+  ('value', 'given'),
+  [(None, 'None'), (lambda x: x, "function '<lambda>'"), ({}, 'a dict')],
+)
+def test_something_else_in_the_place_of_a_group(group, kind, value, given):
+  parts = f'{group} is given', given, f'{kind.__module__}.{kind.__name__}(...)'
+  with says(*parts):
+    validate_lib.validate(fl.Config(**{group: value}))
 
 
 def test_cohort_larger_than_population():
@@ -427,7 +446,13 @@ FITS = [
   ({'method': 'width'}, 'give submodels='),
   ({'method': 'ifca'}, 'rows of each client'),
   ({'method': 'ifca', 'test': (X, Y, [[], []])}, 'no client has test rows'),
-  ({'method': 3}, 'neither a name nor'),
+  ({'method': 3}, 'the method, algorithm, is given 3; give settings'),
+  ({'client': fl.Server()}, 'client is given a Server; give settings'),
+  ({'server': {}}, r'server is given a dict; .* fedjax_ls.hyper.Server\('),
+  ({'sampler': lambda *a: a}, r'given a function .* SamplerFunctions\('),
+  ({'execution': fl.config.Execution()}, 'fedjax_ls.types.Execution'),
+  ({'fine_tune': 2}, 'rows of each client'),
+  ({'attack': fl.Attack('lie')}, "attack.kind = 'lie' is unknown"),
   ({'method': 'fedavgg'}, "did you mean 'fedavg'"),
   ({'method': METHODS['fedga'].settings(beta=-1)}, 'algorithm.beta = -1.0'),
   ({'method': METHODS['ifca'].settings(clusters=0)}, 'choose 1 or more'),
