@@ -36,7 +36,7 @@ class Options(NamedTuple):
   """
 
   points_at_once: int = 0
-  devices: int = 1
+  devices: int = 0
   halving: tuple[tuple[int, int], ...] = ()
 
 
