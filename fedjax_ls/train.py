@@ -18,6 +18,7 @@ from fedjax_ls import (
   mirrors,
   padding,
   samples,
+  unread,
 )
 from fedjax_ls import config as config_lib
 from fedjax_ls.build import Experiment, Plan
@@ -205,6 +206,8 @@ def _describe(
     f'rows {clients["rows_min"]}/{clients["rows_median"]:g}/'
     f'{clients["rows_max"]} (min/median/max), hash {clients["hash"][:12]}'
   )
+  for note in unread.notes(config):
+    print(note)
   for tier, spent in enumerate(experiment.costs):
     print(
       f'tier {tier}: {spent.macs} MACs an example, {spent.parameters} '

@@ -16,6 +16,7 @@ from fedjax_ls import (
   robust,
   rules,
   samplers,
+  unread,
   uplinks,
 )
 from fedjax_ls import config as config_lib
@@ -209,6 +210,7 @@ def validate(config: Config) -> Config:
   for name, rule in {**RANGES, **own}.items():
     check_range(name, values[name], rule)
   _check_model(config.model)
+  unread.check(config)
   _check_together(config)
   config_lib.sentence(mirrors.check, config.writers.extra)
   config_lib.sentence(method.check, config)

@@ -14,6 +14,7 @@ import pytest
 import fedjax_ls as fl
 from experiments import commandline
 from fedjax_ls import config as config_lib
+from fedjax_ls import unread
 from fedjax_ls import validate as validate_lib
 from fedjax_ls.train import train
 from fedjax_ls.writers import Folder
@@ -105,6 +106,39 @@ def test_wrong_element_of_a_tuple():
 def test_wrong_algorithm_settings():
   with says('algorithm', 'fedjax_ls.algorithms.find'):
     validate_lib.validate(fl.Config(algorithm='scaffold'))
+
+
+@pytest.mark.parametrize('field', unread.REFUSED)
+def test_a_value_that_nothing_reads(field):
+  decides, readers = unread.REFUSED[field]
+  kind, default = config_lib.leaves(fl.Config())[field]
+  config = example()
+  text = 'code' if 'scale' in field else 'last'
+  other = {bool: not default, str: text, int: 3, float: 0.25}
+  value = other.get(kind, (3,))
+  config_lib.set_field(config, field, value)
+  with says(f'{field} = {value!r} is not read with {decides} = ', 'leave it'):
+    validate_lib.validate(config)
+  kind, before = config_lib.leaves(config)[decides]
+  reader = readers[0] if type(before) is not tuple else (readers[0],)
+  config_lib.set_field(config, decides, reader)
+  unread.check(config)
+
+
+def test_numbers_of_another_partition_are_told(tmp_path, capsys):
+  config = tiny(rounds=2, partition__alpha=0.5)
+  train(config, tmp_path)
+  assert 'partition.alpha = 0.5 is not read' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('field', unread.TOLD)
+def test_studies_may_set_a_number_for_some_of_their_lines(field):
+  config = example()
+  config.partition.kind = 'iid'
+  default = config_lib.leaves(config)[field][1]
+  config_lib.set_field(config, field, 'x' if default == '' else 0.25)
+  (note,) = unread.notes(config)
+  assert note.startswith(f'{field} = ')
 
 
 GROUPS = [
@@ -449,7 +483,7 @@ FITS = [
   ({'method': 3}, 'the method, algorithm, is given 3; give settings'),
   ({'client': fl.Server()}, 'client is given a Server; give settings'),
   ({'server': {}}, r'server is given a dict; .* fedjax_ls.hyper.Server\('),
-  ({'sampler': lambda *a: a}, r'given a function .* SamplerFunctions\('),
+  ({'sampler': lambda *a: a}, r'given a function .*SamplerFunctions\('),
   ({'execution': fl.config.Execution()}, 'fedjax_ls.types.Execution'),
   ({'fine_tune': 2}, 'rows of each client'),
   ({'attack': fl.Attack('lie')}, "attack.kind = 'lie' is unknown"),
