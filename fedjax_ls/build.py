@@ -230,9 +230,14 @@ def assemble(
   algorithm = algorithm._replace(sampler=who)
   algorithm = attacks.under(algorithm, config.attack, population)
   algorithm = uplinks.through(algorithm, config.uplink)
-  algorithm = robust.reduced(algorithm, config.server)
+  named = f'method {method.name}'
+  algorithm = robust.reduced(algorithm, config.server, named)
   algorithm = adversarial.judged(algorithm, model, config.adversarial)
-  return finetune.tuned(algorithm, model, config.fine_tune)
+  asking = f'sampler.name = {config.sampler.name!r}'
+  if sampler is not None:
+    asking = 'the sampler'
+  steps = config.fine_tune
+  return finetune.tuned(algorithm, model, steps, named, asking)
 
 
 def compiled(experiment: Experiment) -> tuple[Experiment, loop.Programs]:

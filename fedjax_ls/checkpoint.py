@@ -182,7 +182,7 @@ class Checkpoints:
     except Exception as error:  # of many kinds, by what is damaged
       raise Unreadable(
         f'the checkpoint of round {step} in {self._folder} is damaged; restore '
-        'it or use another --workdir'
+        'it or use another workdir'
       ) from error
 
   def close(self) -> None:
@@ -220,5 +220,5 @@ def _check_same(
       raise ValueError(
         f'the checkpoint of round {step} holds {stored.get(name, "nothing")} '
         f'for {name} but this run {wanted.get(name, "nothing")}; '
-        'use another --workdir'
+        'use another workdir'
       )

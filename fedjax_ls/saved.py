@@ -106,7 +106,7 @@ def write(variables: dict[str, Tree], out: str | os.PathLike) -> pathlib.Path:
   path = pathlib.Path(out)
   if path.suffix not in FILES:
     raise ConfigError(
-      f'--out={out} has no known ending; write a file that ends in '
+      f'out = {out} has no known ending; write a file that ends in '
       f'{" or ".join(FILES)}'
     )
   save = _save_safetensors if path.suffix == '.safetensors' else _save_npz
@@ -117,7 +117,7 @@ def write(variables: dict[str, Tree], out: str | os.PathLike) -> pathlib.Path:
     new.replace(path)
   except OSError as error:
     raise ConfigError(
-      f'--out={out} cannot be written ({error.strerror}); give a file that '
+      f'out = {out} cannot be written ({error.strerror}); give a file that '
       'you may write to'
     ) from error
   return path
@@ -147,7 +147,7 @@ def _save_safetensors(
     from safetensors.numpy import save
   except ImportError as error:
     raise ConfigError(
-      '--out ends in .safetensors, which needs the package safetensors; '
+      'out ends in .safetensors, which needs the package safetensors; '
       "install it with pip install 'fedjax_ls[safetensors]', or write .npz"
     ) from error
   # It writes the memory as it lies.

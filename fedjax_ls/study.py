@@ -298,7 +298,7 @@ def _runs(workdir: str | os.PathLike) -> list[pathlib.Path]:
   )
   require(
     bool(found),
-    f'{workdir} holds no points of a study and no run; give its --workdir',
+    f'{workdir} holds no points of a study and no run; give its workdir',
   )
   return [file.parent for file in found]
 

@@ -88,7 +88,7 @@ def _train(config: Config, shared: Folder, folder: Folder) -> dict[str, Any]:
     if finished(config, folder, checkpoints, done):
       print(
         f'finished: {folder.path} holds {done} of {config.rounds} rounds; '
-        'a larger --config.rounds continues'
+        'more rounds continue it'
       )
     else:
       _continue(config, folder, checkpoints, stored or {})
@@ -169,7 +169,7 @@ def check_stored(
     folder: where they are.
   """
   file = folder.path / 'config.json'
-  fix = 'restore it or use another --workdir'
+  fix = 'restore it or use another workdir'
   if stored is None:
     require(
       done == 0, f'{folder.path} holds checkpoints but no config.json; {fix}'
@@ -182,7 +182,7 @@ def check_stored(
   for name, (ours, theirs) in config_lib.differences(config, before).items():
     raise ConfigError(
       f'{name} = {ours!r} but {folder.path} holds a run with {theirs!r}; '
-      'use that value or another --workdir'
+      'use that value or another workdir'
     )
 
 
@@ -257,7 +257,7 @@ def write_description(
     require(
       before == now,
       f'the {name} has hash {now[:12]} but {folder.path} holds a run with '
-      f'{before[:12]}; the data changed: restore them or use another --workdir',
+      f'{before[:12]}; the data changed: restore them or use another workdir',
     )
   content = {
     'config': config_lib.to_dict(config),

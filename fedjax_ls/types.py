@@ -190,8 +190,8 @@ def nobody(question: Question, ids: Array) -> Tree:
     ValueError: always.
   """
   raise ValueError(
-    'the sampler asks clients whose examples are on the host; put them on the '
-    'device or use another sampler'
+    'execution.data = host does not fit a sampler that asks clients about '
+    'examples; use execution.data = device or another sampler.name'
   )
 
 

@@ -295,7 +295,7 @@ def test_unknown_option_of_a_method(tmp_path):
 def test_workdir_that_is_a_file(tmp_path):
   file = tmp_path / 'file'
   file.touch()
-  with says('--workdir', str(file), 'give a folder'):
+  with says(f'workdir = {file}', 'give a folder'):
     train(example(), file)
 
 
@@ -305,21 +305,21 @@ def test_workdir_of_another_run(tmp_path):
   tree = {'config': config_lib.to_dict(before)}
   tree |= {'resolved': {}, 'data': {}, 'partition': {}}
   (tmp_path / 'config.json').write_text(json.dumps(tree))
-  with says('client.learning_rate = 0.1', '0.3', 'another --workdir'):
+  with says('client.learning_rate = 0.1', '0.3', 'another workdir'):
     train(example(), tmp_path)
 
 
 @pytest.mark.parametrize('text', ['{', '{}', '[]', '{"config": 3}'])
 def test_workdir_whose_configuration_is_damaged(tmp_path, text):
   (tmp_path / 'config.json').write_text(text)
-  with says('config.json', 'another --workdir'):
+  with says('config.json', 'another workdir'):
     train(example(), tmp_path)
 
 
 def test_workdir_without_its_configuration(tmp_path):
   train(tiny(rounds=2), tmp_path)
   (tmp_path / 'config.json').unlink()
-  with says(str(tmp_path), 'no config.json', 'another --workdir'):
+  with says(str(tmp_path), 'no config.json', 'another workdir'):
     train(tiny(rounds=4), tmp_path)
 
 
@@ -327,7 +327,7 @@ def test_workdir_without_its_results(tmp_path):
   train(tiny(rounds=2), tmp_path)
   (tmp_path / 'metrics.jsonl').unlink()
   for rounds in (2, 4):
-    with says('metrics.jsonl has 0 bytes', 'another --workdir'):
+    with says('metrics.jsonl has 0 bytes', 'another workdir'):
       train(tiny(rounds=rounds), tmp_path)
 
 
@@ -344,7 +344,7 @@ def test_other_data_under_the_same_partition(tmp_path):
   train(config, tmp_path)
   archive(tmp_path, x_test=np.full((20, 3), 2, np.float32))
   config.rounds = 4
-  with says('the data has hash', 'the data changed', 'another --workdir'):
+  with says('the data has hash', 'the data changed', 'another workdir'):
     train(config, tmp_path)
 
 
@@ -487,6 +487,14 @@ FITS = [
   ({'execution': fl.config.Execution()}, 'fedjax_ls.types.Execution'),
   ({'fine_tune': 2}, 'rows of each client'),
   ({'attack': fl.Attack('lie')}, "attack.kind = 'lie' is unknown"),
+  (
+    {
+      'method': 'ifca',
+      'test': (X, Y, [[0, 1], [2, 3]]),
+      'server': fl.Server(reduction='krum', weights='uniform'),
+    },
+    "server.reduction = 'krum' does not fit method ifca, which",
+  ),
   ({'method': 'fedavgg'}, "did you mean 'fedavg'"),
   ({'method': METHODS['fedga'].settings(beta=-1)}, 'algorithm.beta = -1.0'),
   ({'method': METHODS['ifca'].settings(clusters=0)}, 'choose 1 or more'),

@@ -232,7 +232,7 @@ def test_the_cost_of_a_target(tmp_path):
   assert report.to_target(cells, 'norm=none').header[1] == 'to 53 %'
   never = report.to_target(cells, 'norm=none', 0.99).rows[0]
   assert never == ['norm=ln', '0 of 3', *2 * [report.tables.NONE]]
-  with says('--target=60.0 is no accuracy'):
+  with says('target = 60.0 is no accuracy'):
     report.sections(cells, target=60.0)
 
 
@@ -341,4 +341,4 @@ def test_the_command_writes_one_page_that_needs_nothing_else(workdir):
     [*command, '--reference=FN'], capture_output=True, text=True
   )
   assert done.returncode == 2
-  assert '--reference=FN is no row; choose one of' in done.stderr
+  assert "reference = 'FN' is no row; choose one of" in done.stderr

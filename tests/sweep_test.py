@@ -439,7 +439,7 @@ def test_shares_of_machines_merge_by_copying(tmp_path, monkeypatch):
   done = sweep.run(shares[0] + shares[2], tmp_path / 'all')
   assert len(done['finished']) == 4
   assert not traces
-  with says('--index=3 --of=3'):
+  with says('index = 3 is no share of 3'):
     sweep.share(points, 3, 3)
 
 
@@ -603,7 +603,7 @@ def test_memory_makes_fewer_points_and_clients_at_a_time(monkeypatch):
   assert room(100) == [(4, 10), (2, 10)]
   assert room(10) == [(4, 10), (2, 10), (1, 10)]
   assert room(2) == [(4, 10), (2, 10), (1, 10), (1, 5), (1, 2)]
-  with pytest.raises(fl.OutOfMemory, match='use --points_at_once=2'):
+  with pytest.raises(fl.OutOfMemory, match='use points_at_once = 2'):
     launch.fitting(group, sweep.Options(points_at_once=4, devices=1))
 
 

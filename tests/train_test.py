@@ -244,7 +244,7 @@ def test_checkpoint_of_other_arrays_is_refused(tmp_path):
   checkpoints = Checkpoints(tmp_path)
   checkpoints.save(_state(), {})
   other = _state()._replace(seed=jnp.int32(0))
-  with pytest.raises(ValueError, match=r'\.seed.*another --workdir'):
+  with pytest.raises(ValueError, match=r'\.seed.*another workdir'):
     checkpoints.restore(5, other)
   checkpoints.close()
 

@@ -72,14 +72,14 @@ def sections(
   """
   require(
     0 <= target <= 1,
-    f'--target={target} is no accuracy; choose it in (0, 1], or 0 for what the '
+    f'target = {target} is no accuracy; choose it in (0, 1], or 0 for what the '
     'reference reaches',
   )
   rows, _ = tables.labels(cells)
   reference = reference or rows[0]
   if reference not in rows:
     raise ValueError(
-      f'--reference={reference} is no row; choose one of {", ".join(rows)}'
+      f'reference = {reference!r} is no row; choose one of {", ".join(rows)}'
     )
   found = [Section('Test accuracy', _how(cells), tables.results(cells))]
   found += _submodels(cells)

@@ -35,8 +35,8 @@ def parse(text: str) -> Plan:
     return tuple((int(now), int(keep)) for now, keep in pairs)
   except ValueError:
     raise ConfigError(
-      f'--halving={text} is no plan; write ROUND:SETTINGS,ROUND:SETTINGS, such '
-      'as --halving=20:8,60:2'
+      f'halving = {text} is no plan; write ROUND:SETTINGS,ROUND:SETTINGS, such '
+      'as 20:8,60:2'
     ) from None
 
 
@@ -63,7 +63,7 @@ def check(points: list[Point], plan: Plan) -> None:
     require(
       config.data.validation > 0,
       'halving chooses by validation data but data.validation = 0; set aside '
-      'a share, such as --config.data.validation=0.1',
+      'a share, such as data.validation = 0.1',
     )
     require(
       all(now % config.eval_every == 0 < now < config.rounds for now in rounds),

@@ -120,8 +120,8 @@ def _split_field(text: str) -> tuple[str, list[str]]:
   good = all(re.fullmatch(r'\([^()]*\)|[^()]+', part) for part in parts)
   if not equals or not field.strip() or not good:
     raise ConfigError(
-      f'--sweep has {text.strip()!r}; write FIELD=VALUE,VALUE and separate '
-      "fields by ';', such as --sweep='client.learning_rate=0.1,0.3;seed=0,1'"
+      f'the sweep has {text.strip()!r}; write FIELD=VALUE,VALUE and separate '
+      "fields by ';', such as 'client.learning_rate=0.1,0.3;seed=0,1'"
     )
   return field.strip(), parts
 
@@ -164,8 +164,8 @@ def _configured(
       raise _missing(field, value, name, known)
     if field == 'rounds' or field.split('.')[0] in OTHERS:
       raise ConfigError(
-        f'{field} is swept but does not make another run; set it for all '
-        f'points, --config.{field}={value}'
+        f'{field} is swept but does not make another run; set {field} = '
+        f'{value} for all points'
       )
     config_lib.set_field(config, field, value)
   return config
@@ -177,7 +177,7 @@ def _missing(field: str, value: Any, method: str, known: Any) -> ConfigError:
   return ConfigError(
     f'{field} = {value!r} is swept but method {method} has no such setting; '
     f"sweep it with its own method alone, and chain sweeps by '|', such as "
-    f"--sweep='algorithm={method}|algorithm=OTHER;{field}={value}'"
+    f"'algorithm={method}|algorithm=OTHER;{field}={value}'"
   )
 
 
