@@ -12,9 +12,8 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
-from absl import app
-
 import fedjax_ls as fl
+from experiments import commandline
 from fedjax_ls import config as config_lib
 from fedjax_ls.config import Config, ConfigError
 from fedjax_ls.validate import validate
@@ -180,12 +179,11 @@ def _grown(case: Case, left: dict[Pair, None], forbidden: set[Pair]) -> Case:
   return case
 
 
-def main(argv) -> None:
-  del argv
+def main() -> None:
   before, _, rest = README.read_text().partition(MARKS[0])
   after = rest.partition(MARKS[1])[2]
   README.write_text(before + MARKS[0] + table() + MARKS[1] + after)
 
 
 if __name__ == '__main__':
-  app.run(main)
+  commandline.run(main, needs_config=False)

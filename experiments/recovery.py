@@ -13,13 +13,12 @@ config file's ROWS and COLUMNS name the rows and columns, as in
 Exits with 2 if the command line or a folder is wrong.
 """
 
-import sys
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 
 from experiments import commandline
 from fedjax_ls import build, report, study
@@ -32,16 +31,10 @@ from fedjax_ls.types import Ctx
 from fedjax_ls.writers import Folder
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
   """Prints the table, or says in one sentence what is wrong."""
-  commandline.refuse_arguments(argv)
   given = flags.FLAGS
-  if not given['verbosity'].present:
-    logging.set_verbosity(logging.WARNING)  # orbax tells every step it takes
-  try:
-    print(markdown(table(given.workdir, given.config)))
-  except ValueError as error:
-    commandline.fail(error, 2)
+  print(markdown(table(given.workdir, given.config)))
 
 
 def table(workdirs: Sequence[str], config: str = '') -> report.Table:
@@ -153,14 +146,7 @@ def _texts(scores: Sequence[tuple[int, float]]) -> list[str]:
   return [used, f'{indices.mean():.2f}{spread}']
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
-  try:
-    return flags.FLAGS(list(argv))
-  except flags.Error as error:
-    commandline.fail(' '.join(str(error).split()), 2)
-
-
 if __name__ == '__main__':
   flags.DEFINE_list('workdir', [], 'Folders of a study or of runs.')
   flags.DEFINE_string('config', '', 'File with ROWS and COLUMNS.')
-  app.run(main, argv=sys.argv, flags_parser=_parse)
+  commandline.run(main, needs_config=False, wrong=ValueError)

@@ -19,19 +19,15 @@ point diverged or does not fit the memory, with 130 if it is interrupted.
 """
 
 import os
-import sys
-from collections.abc import Sequence
 
 import jax
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import config_flags
 
 from experiments import commandline
 from fedjax_ls import config as config_lib
 from fedjax_ls import sweep
 from fedjax_ls.config import Config, ConfigError
-from fedjax_ls.debug import ClientError
-from fedjax_ls.loop import OutOfMemory
 from fedjax_ls.sweep import halving
 from fedjax_ls.train import use_compilation_cache
 
@@ -60,19 +56,9 @@ _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Only tell what would run.')
 MOST_CPU_DEVICES = 8
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
   """Runs the study, or says in one sentence what is wrong."""
-  commandline.refuse_arguments(argv)
-  if not flags.FLAGS['verbosity'].present:
-    logging.set_verbosity(logging.WARNING)  # orbax tells every step it takes
-  try:
-    diverged = _run()
-  except ConfigError as error:
-    commandline.fail(error, 2)
-  except (ClientError, OutOfMemory) as error:
-    commandline.fail(error, 1)
-  except KeyboardInterrupt:
-    commandline.fail('interrupted; the same command resumes', 130)
+  diverged = _run()
   if diverged:
     names = ', '.join(point.name for point in diverged[:3])
     commandline.fail(f'{len(diverged)} points diverged: {names}', 1)
@@ -135,12 +121,5 @@ def _use_cores() -> None:
   jax.config.update('jax_num_cpu_devices', _DEVICES.value or cores)
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
-  try:
-    return commandline.parse(argv)
-  except ConfigError as error:
-    commandline.fail(error, 2)
-
-
 if __name__ == '__main__':
-  app.run(main, argv=sys.argv, flags_parser=_parse)
+  commandline.run(main)

@@ -388,6 +388,8 @@ ARGUMENTS = [
   ([DIGITS, '--workdir=w', '--rounds=3'], ('--rounds', '--config.rounds?')),
   ([DIGITS, '--workdri=w'], ('--workdri', 'mean --workdir?')),
   ([DIGITS, '--workdir=w', 'rounds=3'], ("'rounds=3'", 'no flag')),
+  ([DIGITS, '--workdir=w', '--'], ("'--'", 'no flag')),
+  ([DIGITS, '--workdir=w', '--', 'x'], ("'--'", 'no flag')),
   (
     [DIGITS, '--workdir=w', '--config.client.clip', 'false'],
     ("'false'", 'no flag'),
@@ -463,6 +465,34 @@ def test_process_prints_one_sentence(tmp_path, arguments, status, message):
   done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
   assert done.returncode == status
   assert done.stderr.startswith(message), done.stderr
+  assert done.stderr.count('\n') == 1
+
+
+@pytest.mark.parametrize(
+  ('command', 'message'),
+  [
+    (
+      'spectra --workdirs=w --out=x.png',
+      'flag --workdirs is unknown; did you mean --workdir?',
+    ),
+    (
+      'spectra --workdir=w --out=x.png --round=last',
+      "flag --round=last: invalid literal for int() with base 10: 'last'",
+    ),
+    ('export w', "argument 'w' is no flag; write --FLAG=VALUE, and values"),
+    ('gradalign --', "argument '--' is no flag; write --FLAG=VALUE, and"),
+    ('recovery --workdir=w', 'w holds no points of a study and no run; give'),
+  ],
+)
+def test_a_command_without_a_configuration(command, message):
+  done = subprocess.run(
+    [sys.executable, '-m', *f'experiments.{command}'.split()],
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+  )
+  assert done.returncode == 2
+  assert done.stderr.startswith(f'error: {message}'), done.stderr
   assert done.stderr.count('\n') == 1
 
 
