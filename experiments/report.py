@@ -12,7 +12,8 @@ settings}, name the rows and columns of the tables; otherwise the settings that
 differ do.  Its MEASURES, {heading: (metric, factor)}, are told as well.  Costs
 are counted to the test accuracy --target, or to what the reference row reaches.
 Writes README.md, report.html (one file), table.tex and the pictures to FOLDER,
-DIR/report if left out.
+DIR/report if left out.  Of a README.md that is there it replaces only what
+stands between <!-- report --> and <!-- end of report -->.
 
 Exits with 2 if the command line or a file is wrong.
 """
