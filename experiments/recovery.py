@@ -21,13 +21,12 @@ import numpy as np
 from absl import flags
 
 from experiments import commandline
-from fedjax_ls import build, report, study
+from fedjax_ls import build, report, saved, study
 from fedjax_ls import config as config_lib
-from fedjax_ls.checkpoint import Checkpoints, Unreadable
 from fedjax_ls.config import ConfigError
 from fedjax_ls.report.tables import NONE, labels, markdown
 from fedjax_ls.study import Record
-from fedjax_ls.types import Ctx
+from fedjax_ls.types import context_of
 from fedjax_ls.writers import Folder
 
 
@@ -94,39 +93,20 @@ def clusters(record: Record) -> tuple[np.ndarray, np.ndarray] | None:
   cluster = experiment.job.algorithm.cluster
   if cluster is None:
     return None
-  server = _server(record, experiment.state.server)
+  folder = Folder(record.path).checkpoints
+  like = experiment.state.server
+  server = config_lib.sentence(saved.server_of, folder, like)
   server = jax.tree.map(jnp.asarray, server)
   hyper, federation = experiment.job.hyper, experiment.job.federation
 
   def one(own):
-    state, rows, size, counts, tier, number = own
-    key, now = jax.random.key(0), experiment.state.round
-    return cluster(
-      hyper,
-      Ctx(
-        server, state, (), federation.x, federation.y, rows, size, counts,
-        tier, key, now, number,
-      ),
-    )  # fmt: skip
+    number, state = own
+    now = experiment.state.round
+    return cluster(hyper, context_of(federation, number, server, state, now))
 
-  ids = np.arange(len(federation.size))
-  own = (experiment.state.clients, *federation[2:], ids)
+  own = np.arange(len(federation.size)), experiment.state.clients
   found = jax.jit(lambda own: jax.lax.map(one, own))(own)
   return np.asarray(found), np.asarray(experiment.samples.group)
-
-
-def _server(record: Record, like):
-  """The server's state of the newest checkpoint."""
-  folder = Folder(record.path).checkpoints
-  reader = Checkpoints(folder, read_only=True)
-  try:
-    for step in reader.steps():
-      return reader.restore_server(step, like)
-  except Unreadable as error:
-    raise ConfigError(str(error)) from error
-  finally:
-    reader.close()
-  raise ConfigError(f'{folder} holds no complete checkpoint; run it first')
 
 
 def _score(found: np.ndarray, planted: np.ndarray) -> tuple[int, float]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from fedjax_ls import algorithms, build, models, samplers, samples
 from fedjax_ls import config as config_lib
-from fedjax_ls.checkpoint import Checkpoints, Unreadable
+from fedjax_ls.checkpoint import Checkpoints
 from fedjax_ls.config import Config, ConfigError
 from fedjax_ls.data import Dataset, Federation
 from fedjax_ls.models.base import Model
@@ -79,7 +79,7 @@ def load(workdir: str | os.PathLike, tier: int | None = None) -> Loaded:
   clients = _clients(parts.dataset, stored['partition']['num_clients'])
   key = jax.random.key(0)
   like, _ = jax.eval_shape(parts.algorithm.init, numbers, key, clients)
-  server = config_lib.sentence(_server, path / 'checkpoints', like)
+  server = config_lib.sentence(server_of, path / 'checkpoints', like)
   if tier is None:
     model = parts.algorithm.network or parts.nets.model
     weights = _whole(parts, numbers, server, stored)
@@ -87,6 +87,35 @@ def load(workdir: str | os.PathLike, tier: int | None = None) -> Loaded:
     model, weights = _narrow(parts, numbers, server, stored, tier)
   params, stats = jax.tree.map(np.asarray, weights)
   return Loaded(model, {'params': params, 'stats': stats}, parts.config)
+
+
+def server_of(folder: pathlib.Path, like: Tree) -> Tree:
+  """The server's state of the newest checkpoint that can be read.
+
+  Args:
+    folder: of the checkpoints.
+    like: a server's state of the same run, or its shapes and types.
+
+  Returns:
+    The state, of NumPy arrays; a warning names each damaged checkpoint.
+
+  Raises:
+    ValueError: there is no checkpoint, none can be read, or it is not like
+      that.
+  """
+  if not folder.is_dir():
+    raise ValueError(f'{folder.parent} has no checkpoints; run it first')
+  checkpoints = Checkpoints(folder, read_only=True)
+  try:
+    found = checkpoints.newest_readable(
+      lambda step: checkpoints.restore_server(step, like),
+      lambda _, error: warnings.warn(f'{error}; it is left out', stacklevel=4),
+    )
+  finally:
+    checkpoints.close()
+  if found is None:
+    raise ValueError(f'{folder} holds no complete checkpoint; run it first')
+  return found[1]
 
 
 def write(variables: dict[str, Tree], out: str | os.PathLike) -> pathlib.Path:
@@ -221,26 +250,6 @@ def _clients(dataset: Dataset, num_clients: int) -> Federation:
     size=jax.ShapeDtypeStruct(count, jnp.int32),
     labels=jax.ShapeDtypeStruct((num_clients, dataset.num_classes), jnp.int32),
     tier=jax.ShapeDtypeStruct(count, jnp.int32),
-  )
-
-
-def _server(folder: pathlib.Path, like: Tree) -> Tree:
-  """The server's state of the newest checkpoint that can be read."""
-  if not folder.is_dir():
-    raise ValueError(f'{folder.parent} has no checkpoints; run it first')
-  checkpoints = Checkpoints(folder, read_only=True)
-  damaged: Unreadable | None = None
-  try:
-    for step in checkpoints.steps():
-      try:
-        return checkpoints.restore_server(step, like)
-      except Unreadable as error:
-        warnings.warn(f'{error}; it is left out', stacklevel=2)
-        damaged = damaged or error
-  finally:
-    checkpoints.close()
-  raise damaged or ValueError(
-    f'{folder} holds no complete checkpoint; run it first'
   )
 
 

@@ -306,22 +306,16 @@ def restore(start: State, folder: Folder, checkpoints: Checkpoints) -> State:
   Raises:
     Unreadable: there are checkpoints but all are damaged.
   """
-  damaged: Unreadable | None = None
-  for step in checkpoints.steps():
-    try:
-      state, record = checkpoints.restore(step, start)
-    except Unreadable as error:
-      print(f'the checkpoint of round {step} is damaged and left out')
-      damaged = damaged or error
-      continue
-    folder.cut_metrics(record['metrics_bytes'])
-    checkpoints.forget_after(step)
-    return state
-  if damaged is not None:
-    raise damaged
-  folder.cut_metrics(0)
-  checkpoints.forget_after(0)
-  return start
+  found = checkpoints.newest_readable(
+    lambda step: checkpoints.restore(step, start),
+    lambda step, _: print(
+      f'the checkpoint of round {step} is damaged and left out'
+    ),
+  )
+  step, (state, record) = found or (0, (start, {'metrics_bytes': 0}))
+  folder.cut_metrics(record['metrics_bytes'])
+  checkpoints.forget_after(step)
+  return state
 
 
 class Recorder:
