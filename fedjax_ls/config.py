@@ -273,6 +273,12 @@ class Config:
   diagnostics: Diagnostics = dataclasses.field(default_factory=Diagnostics)
 
 
+# Fields of seeds.
+SEEDS = ('seed', 'train_seed', 'partition.seed', 'model.seed')
+# Groups that do not make another run.
+OTHERS = ('execution', 'writers', 'diagnostics')
+
+
 def method_name(config: Config) -> str:
   """Name of the method whose settings `config.algorithm` holds.
 
@@ -385,7 +391,7 @@ def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
     name: (ours.get(name), theirs.get(name))
     for name in {**ours, **theirs}
     if name != 'rounds'
-    and name.split('.')[0] not in ('execution', 'writers', 'diagnostics')
+    and name.split('.')[0] not in OTHERS
     and ours.get(name) != theirs.get(name)
   }
 

@@ -16,8 +16,6 @@ from fedjax_ls.sweep.folders import Folders
 from fedjax_ls.sweep.point import Point
 from fedjax_ls.writers import Folder, Line, summary
 
-SEEDS = ('seed', 'train_seed', 'partition.seed', 'model.seed')
-
 Plan = tuple[tuple[int, int], ...]
 
 
@@ -75,7 +73,7 @@ def check(points: list[Point], plan: Plan) -> None:
 def setting(config: Config) -> str:
   """Text that is the same for points that differ in seeds only."""
   tree = {k: value for k, (_, value) in config_lib.leaves(config).items()}
-  kept = {k: value for k, value in tree.items() if k not in SEEDS}
+  kept = {k: value for k, value in tree.items() if k not in config_lib.SEEDS}
   return json.dumps([config_lib.method_name(config), kept], default=list)
 
 

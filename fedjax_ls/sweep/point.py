@@ -18,8 +18,6 @@ OfMethod = Callable[[str], Config]
 
 # The field that names the method; its settings are a group of its own.
 METHOD = 'algorithm'
-# Groups that do not make another run.
-OTHERS = ('execution', 'writers', 'diagnostics')
 
 
 class Point(NamedTuple):
@@ -162,7 +160,7 @@ def _configured(
       continue
     if field not in known:
       raise _missing(field, value, name, known)
-    if field == 'rounds' or field.split('.')[0] in OTHERS:
+    if field == 'rounds' or field.split('.')[0] in config_lib.OTHERS:
       raise ConfigError(
         f'{field} is swept but does not make another run; set {field} = '
         f'{value} for all points'
