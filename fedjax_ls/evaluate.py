@@ -118,7 +118,17 @@ def client_values(
 def global_model(
   algorithm: Algorithm, hyper, state: State, federation: Federation
 ) -> tuple[Tree, Tree]:
-  """The global model as it is judged: `(params, stats)`."""
+  """The global model as it is judged.
+
+  Args:
+    algorithm: the method.
+    hyper: its numbers.
+    state: the run.
+    federation: the training data, for statistics that need it.
+
+  Returns:
+    `(params, stats)`.
+  """
   if algorithm.ready is None:
     return algorithm.model(state.server)
   return algorithm.ready(hyper, state.server, federation)

@@ -49,15 +49,15 @@ def train(config: Config, workdir: str | os.PathLike) -> dict[str, Any]:
   bytes in `metrics.jsonl` and the same parameters as a run that was never
   stopped; a finished run is left alone, unless `rounds` has grown.
 
+  With several processes each calls this with the same arguments and a folder
+  that all of them see; the first one writes.
+
   Args:
     config: the configuration.
     workdir: the run's folder, made if it is missing.
 
   Returns:
     The content of `summary.json`.
-
-  With several processes each calls this with the same arguments and a folder
-  that all of them see; the first one writes.
 
   Raises:
     ConfigError: a setting is wrong, or the folder holds another run, is
@@ -104,7 +104,20 @@ def _train(config: Config, shared: Folder, folder: Folder) -> dict[str, Any]:
 def finished(
   config: Config, folder: Folder, checkpoints: Checkpoints, done: int
 ) -> bool:
-  """Whether there is nothing to do; `metrics.jsonl` is then complete."""
+  """Whether there is nothing to do; `metrics.jsonl` is then complete.
+
+  Args:
+    config: of the run.
+    folder: the run's.
+    checkpoints: in it.
+    done: round of the newest.
+
+  Returns:
+    False also where that checkpoint is damaged.
+
+  Raises:
+    ValueError: `metrics.jsonl` has lost lines that belong to it.
+  """
   if done < config.rounds:
     return False
   try:
