@@ -95,7 +95,7 @@ def clusters(record: Record) -> tuple[np.ndarray, np.ndarray] | None:
     return None
   folder = Folder(record.path).checkpoints
   like = experiment.state.server
-  server = config_lib.sentence(saved.server_of, folder, like)
+  server = config_lib.as_config_error(saved.server_of, folder, like)
   server = jax.tree.map(jnp.asarray, server)
   hyper, federation = experiment.job.hyper, experiment.job.federation
 

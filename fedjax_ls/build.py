@@ -29,7 +29,7 @@ from fedjax_ls import (
 from fedjax_ls import clock as clock_lib
 from fedjax_ls import config as config_lib
 from fedjax_ls import round as round_lib
-from fedjax_ls.config import Config, ConfigError, sentence
+from fedjax_ls.config import Config, ConfigError, as_config_error
 from fedjax_ls.cost import Cost, Traffic, costs, shapes_of
 from fedjax_ls.data import Partition
 from fedjax_ls.networks import Networks, networks
@@ -108,7 +108,9 @@ def prepare(config: Config, stored: dict[str, Any] | None = None) -> Experiment:
     )
   job = job._replace(hyper=placed, federation=federation, tests=tests)
   seeds = config_lib.seeds(config)
-  state = sentence(loop.initial_state, job, seeds['model'], seeds['train'])
+  state = as_config_error(
+    loop.initial_state, job, seeds['model'], seeds['train']
+  )
   return Experiment(job, state, *made[1:])
 
 
@@ -124,18 +126,18 @@ def plan(config: Config, stored: dict[str, Any] | None = None) -> Plan:
   execution, resolved, shrinks = _execution(
     config, stored or {}, len(partition.train)
   )
-  nets = sentence(networks, config, dataset, resolved['execution.conv'])
-  algorithm = sentence(
+  nets = as_config_error(networks, config, dataset, resolved['execution.conv'])
+  algorithm = as_config_error(
     assemble, config, nets.model, nets.submodels, len(partition.train)
   )
-  federation = sentence(_federation, config, samples, nets)
-  sentence(consistency.check_model, nets.model, federation)
+  federation = as_config_error(_federation, config, samples, nets)
+  as_config_error(consistency.check_model, nets.model, federation)
   consistency.check_attacks(config.adversarial, nets.model, federation)
   method = algorithms.METHODS[config_lib.method_name(config)]
   spent: tuple[Cost, ...] = ()
   if config.clock.macs_per_second:
     networks_of = nets.net, dataset.x_train[:1], nets.submodels
-    spent = sentence(costs, *networks_of)
+    spent = as_config_error(costs, *networks_of)
     spent = method.costs(config.algorithm, spent)
     traffic = [
       method.traffic(config.algorithm, tier, *shapes)

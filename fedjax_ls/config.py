@@ -493,8 +493,19 @@ _TYPES = {
 _EXAMPLES = {int: '10', float: '0.1', str: "'1/2'", bool: 'true'}
 
 
-def sentence(function: Callable, *args):
-  """Calls a function whose `ValueError` is about the configuration."""
+def as_config_error(function: Callable, *args):
+  """Calls a function whose `ValueError` is about the configuration.
+
+  Args:
+    function: what to call.
+    *args: its arguments.
+
+  Returns:
+    What it returns.
+
+  Raises:
+    ConfigError: it raises a `ValueError`, with the same sentence.
+  """
   try:
     return function(*args)
   except ValueError as error:

@@ -79,7 +79,7 @@ def load(workdir: str | os.PathLike, tier: int | None = None) -> Loaded:
   clients = _clients(parts.dataset, stored['partition']['num_clients'])
   key = jax.random.key(0)
   like, _ = jax.eval_shape(parts.algorithm.init, numbers, key, clients)
-  server = config_lib.sentence(server_of, path / 'checkpoints', like)
+  server = config_lib.as_config_error(server_of, path / 'checkpoints', like)
   if tier is None:
     model = parts.algorithm.network or parts.nets.model
     weights = _whole(parts, numbers, server, stored)
@@ -197,7 +197,7 @@ def _parts(
     samples.of_kind(stored['data']) if told else samples.read(config).dataset
   )
   lowering = models.resolve_conv(config.execution.conv, jax.default_backend())
-  nets = config_lib.sentence(networks, config, dataset, lowering)
+  nets = config_lib.as_config_error(networks, config, dataset, lowering)
   if tier is not None:
     _check_tier(config, nets, tier)
   settings = config.algorithm
@@ -223,7 +223,7 @@ def _stored(path: pathlib.Path) -> dict[str, Any]:
     )
   if not (path / 'config.json').is_file():
     raise ConfigError(f'{path} has no config.json; give the folder of a run')
-  return config_lib.sentence(Folder(path).read, 'config.json')
+  return config_lib.as_config_error(Folder(path).read, 'config.json')
 
 
 def _check_tier(config: Config, nets: Networks, tier: int) -> None:

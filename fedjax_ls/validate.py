@@ -212,8 +212,8 @@ def validate(config: Config) -> Config:
   _check_model(config.model)
   unread.check(config)
   _check_together(config)
-  config_lib.sentence(mirrors.check, config.writers.extra)
-  config_lib.sentence(method.check, config)
+  config_lib.as_config_error(mirrors.check, config.writers.extra)
+  config_lib.as_config_error(method.check, config)
   return config
 
 
@@ -327,8 +327,8 @@ def _check_together(config: Config) -> None:
     f'partition.num_clients = {config.partition.num_clients}; lower it',
   )
   weights = hyper.weights(config.server, config.algorithm)
-  config_lib.sentence(uplinks.check, config.uplink, weights)
-  config_lib.sentence(robust.check, config.server, weights)
+  config_lib.as_config_error(uplinks.check, config.uplink, weights)
+  config_lib.as_config_error(robust.check, config.server, weights)
   _check_samples(config)
   _check_diagnostics(config)
   _check_sampler(config.sampler)
@@ -339,7 +339,7 @@ def _check_together(config: Config) -> None:
     'sizes of hidden layers',
   )
   fitting = [name for name, m in algorithms.METHODS.items() if m.adversarial]
-  config_lib.sentence(
+  config_lib.as_config_error(
     adversarial.check, config.adversarial, config.clock, method.name, fitting
   )
   if method.needs_submodels:

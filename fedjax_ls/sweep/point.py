@@ -99,7 +99,7 @@ def _parse_product(text: str, base: Config) -> Sweep:
   for field, values in given:
     if field == METHOD:
       for name in values:
-        method = config_lib.sentence(algorithms.find, name)
+        method = config_lib.as_config_error(algorithms.find, name)
         fields = config_lib.leaves(method.settings(), f'{METHOD}.')
         known = {**fields, **known}
   axes = []
@@ -149,7 +149,7 @@ def _configured(
   config = copy.deepcopy(base)
   name = settings.get(METHOD, config_lib.method_name(base))
   if name != config_lib.method_name(base):
-    method = config_lib.sentence(algorithms.find, name)
+    method = config_lib.as_config_error(algorithms.find, name)
     if of_method is None:
       config.algorithm = method.settings()
     else:
