@@ -279,7 +279,8 @@ def test_a_point_goes_on_as_a_single_run(tmp_path, singles):
   assert_same_results(folder, single)
 
 
-def test_structures_compile_once_each(tmp_path, monkeypatch):
+def test_structures_compile_once_each(tmp_path, monkeypatch, capsys):
+  """And spread over the devices, unless they are told otherwise."""
   traces = counted(monkeypatch)
   base = plain(rounds=2)
   points = study(base, 'model.norm=none,fn;client.learning_rate=0.1,0.2')
@@ -288,6 +289,7 @@ def test_structures_compile_once_each(tmp_path, monkeypatch):
   sweep.run(points, tmp_path)
   # Other numbers of clients are other shapes.
   assert len(traces) == 4
+  assert '2 points, 2 at a time on 2 devices' in capsys.readouterr().out
 
 
 def test_a_diverging_point_leaves_its_neighbours_alone(tmp_path, monkeypatch):
