@@ -148,7 +148,9 @@ def plan(config: Config, stored: dict[str, Any] | None = None) -> Plan:
     name: loop.evaluation_set(held.x_test, held.y_test, federation, rows)
     for name, (held, rows) in samples.tests.items()
   }
-  consistency.check_own_models(method, algorithm.personal, tests)
+  consistency.check_own_models(
+    method, algorithm.personal, tests, config.fine_tune
+  )
   host = None
   if config.execution.data == 'host':
     if algorithm.personal is not None:

@@ -181,7 +181,7 @@ def fit(
   population = len(federation.size)
   algorithm = build.assemble(config, model, submodels, population, own)
   tests = {'test': loop.evaluation_set(test[0], test[1], federation, *test[2:])}
-  consistency.check_own_models(kind, algorithm.personal, tests)
+  consistency.check_own_models(kind, algorithm.personal, tests, fine_tune)
   federation = _with_wrong_labels(federation, config.attack)
   numbers = build.numbers(config)
   with loop.memory_named(None):

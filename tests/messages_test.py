@@ -515,7 +515,7 @@ FITS = [
   ({'server': {}}, r'server is given a dict; .* fedjax_ls.hyper.Server\('),
   ({'sampler': lambda *a: a}, r'given a function .*SamplerFunctions\('),
   ({'execution': fl.config.Execution()}, 'fedjax_ls.types.Execution'),
-  ({'fine_tune': 2}, 'rows of each client'),
+  ({'fine_tune': 2}, 'fine_tune = 2 judges .* rows of each client'),
   ({'attack': fl.Attack('lie')}, "attack.kind = 'lie' is unknown"),
   (
     {
