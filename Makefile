@@ -4,7 +4,7 @@ PINS := .ci/constraints.txt
 
 .PHONY: run test format clean
 
-# The quickstart study; the same command again continues or does nothing.
+# The quickstart study; again, it continues, or draws a finished one anew.
 run: .venv/run.stamp
 	$(BIN)/python -m experiments.quickstart --workdir=runs/quickstart
 

@@ -9,12 +9,11 @@ are below; methods are found by discovery.
 import copy
 import itertools
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from absl import app
-
 import fedjax_ls as fl
+from experiments import commandline
 from fedjax_ls import config as config_lib
 from fedjax_ls.config import Config, ConfigError
 from fedjax_ls.validate import validate
@@ -150,12 +149,38 @@ def covering(forbidden: Iterable[Pair]) -> list[Case]:
   return cases
 
 
-def table() -> str:
-  """Markdown: every refused pair with its reason."""
-  lines = ['| this | with this | is refused |', '|---|---|---|']
+def rows() -> list[tuple[list[str], list[str], str]]:
+  """The refused pairs: each of some options with each of others, and why.
+
+  In the reason `...` stands for options of which there are several.
+  """
+  found: dict[tuple[str, str], list[str]] = {}
   for ((_, x), (_, y)), why in refused().items():
-    lines.append(f'| `{x}` | `{y}` | {why} |')
+    why = why.replace(repr(x), '{x!r}', 1).replace(f'method {y}', 'method {y}')
+    found.setdefault((why, y), []).append(x)
+  merged: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+  for (why, y), these in found.items():
+    merged.setdefault((why, tuple(these)), []).append(y)
+  return [
+    (list(these), those, _told(why, these, those))
+    for (why, these), those in merged.items()
+  ]
+
+
+def table() -> str:
+  """Markdown: what is refused, pairs of one reason in one row."""
+  lines = ['| any of these | with any of these | is refused |', '|---|---|---|']
+  for *options, why in rows():
+    told = [', '.join(f'`{name}`' for name in names) for names in options]
+    lines.append(f'| {told[0]} | {told[1]} | {why} |')
   return '\n'.join(lines) + '\n'
+
+
+def _told(why: str, these: Sequence[str], those: Sequence[str]) -> str:
+  """A reason with the names that `rows` took out, where they are single."""
+  x, y = (n[0] if len(n) == 1 else '...' for n in (these, those))
+  shown = x if x == '...' else repr(x)
+  return why.replace('{x!r}', shown).replace('{y}', y)
 
 
 def pairs_of(case: Case) -> list[Pair]:
@@ -180,12 +205,11 @@ def _grown(case: Case, left: dict[Pair, None], forbidden: set[Pair]) -> Case:
   return case
 
 
-def main(argv) -> None:
-  del argv
+def main() -> None:
   before, _, rest = README.read_text().partition(MARKS[0])
   after = rest.partition(MARKS[1])[2]
   README.write_text(before + MARKS[0] + table() + MARKS[1] + after)
 
 
 if __name__ == '__main__':
-  app.run(main)
+  commandline.run(main, needs_config=False)

@@ -1,4 +1,4 @@
-"""Checks a command line before absl reads it: one sentence an error."""
+"""Starts the entry points and checks their flags: one sentence an error."""
 
 import difflib
 import os
@@ -7,13 +7,15 @@ import runpy
 import sys
 import traceback
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from absl import flags
+from absl import app, flags, logging
 
 from fedjax_ls.config import Config, ConfigError, leaves, unknown_field
+from fedjax_ls.debug import ClientError
+from fedjax_ls.loop import Diverged, OutOfMemory
 
 USAGE = 'give --config=configs/FILE.py or --config=configs/FILE.py:METHOD'
 _PARSERS: dict[type, flags.ArgumentParser] = {
@@ -26,12 +28,55 @@ MOST_CPU_DEVICES = 8
 _WANTED = {int: 'whole number', float: 'number', bool: 'truth value'}
 
 
-def parse(argv: Sequence[str], needs_workdir: bool = True) -> list[str]:
+def run(
+  main: Callable[[], None],
+  needs_config: bool = True,
+  needs_workdir: bool = True,
+  wrong: type[Exception] = ConfigError,
+) -> None:
+  """Starts an entry point, whose errors are one sentence and an exit status.
+
+  The status is 2 if what is asked is wrong, 1 if a run diverges, fails on a
+  client or does not fit the memory, and 130 if it is interrupted.
+
+  Args:
+    main: the entry point; reads its flags.
+    needs_config: whether there is `--config`, with fields as flags.
+    needs_workdir: whether `--workdir` must be given, too.
+    wrong: what `main` raises if what is asked is wrong.
+  """
+
+  def parsed(argv: Sequence[str]) -> list[str]:
+    try:
+      return parse(argv, needs_config, needs_workdir)
+    except ConfigError as error:
+      fail(error, 2)
+
+  def start(argv: Sequence[str]) -> None:
+    del argv
+    if not flags.FLAGS['verbosity'].present:
+      logging.set_verbosity(logging.WARNING)  # orbax tells every step it takes
+    try:
+      main()
+    except wrong as error:
+      fail(error, 2)
+    except (Diverged, ClientError, OutOfMemory) as error:
+      fail(error, 1)
+    except KeyboardInterrupt:
+      fail('interrupted; the same command resumes', 130)
+
+  app.run(start, argv=sys.argv, flags_parser=parsed)
+
+
+def parse(
+  argv: Sequence[str], needs_config: bool = True, needs_workdir: bool = True
+) -> list[str]:
   """Parses a command line with absl, after checking it.
 
   Args:
     argv: the program and its arguments.
-    needs_workdir: whether `--workdir` must be given.
+    needs_config: whether there is `--config`, with fields as flags.
+    needs_workdir: whether `--workdir` must be given, too.
 
   Returns:
     What is no flag, as `absl.app.run` wants it.
@@ -41,11 +86,27 @@ def parse(argv: Sequence[str], needs_workdir: bool = True) -> list[str]:
   """
   arguments = list(argv[1:])
   if not any(a.lstrip('-').startswith('help') for a in arguments):
-    check(arguments, needs_workdir)
+    if needs_config:
+      check(arguments, needs_workdir)
+    else:
+      check_flags(arguments)
   try:
     return flags.FLAGS(list(argv))
   except flags.Error as error:
     raise ConfigError(' '.join(str(error).split())) from error
+
+
+def check_flags(arguments: Sequence[str]) -> None:
+  """Checks the arguments of a command without `--config`.
+
+  Raises:
+    ConfigError: the first one that is no flag of the command.
+  """
+  given = _split(arguments)
+  _refuse_stray([value for name, value in given if not name], '--FLAG')
+  for name, _ in given:
+    if not _known(name):
+      raise ConfigError(_unknown_flag(name, _own()))
 
 
 def check(arguments: Sequence[str], needs_workdir: bool = True) -> None:
@@ -65,8 +126,9 @@ def check(arguments: Sequence[str], needs_workdir: bool = True) -> None:
       _check_field(name.removeprefix('config.'), value, fields)
     elif name.startswith('noconfig.'):
       _check_field(name.removeprefix('noconfig.'), 'false', fields)
-    elif name not in flags.FLAGS and name.removeprefix('no') not in flags.FLAGS:
-      raise ConfigError(_unknown_flag(name, fields))
+    elif not _known(name):
+      known = ['config', 'workdir', *_own(), *(f'config.{f}' for f in fields)]
+      raise ConfigError(_unknown_flag(name, known))
   if needs_workdir and not any(n == 'workdir' and value for n, value in given):
     raise ConfigError(
       '--workdir is missing; give a folder for the results, such as '
@@ -199,12 +261,23 @@ def refuse_arguments(argv: Sequence[str]) -> None:
     fail(error, 2)
 
 
-def _refuse_stray(arguments: Sequence[str]) -> None:
+def _refuse_stray(
+  arguments: Sequence[str], flag: str = '--config.FIELD'
+) -> None:
   for argument in arguments:
     raise ConfigError(
-      f'argument {argument!r} is no flag; write --config.FIELD=VALUE, and '
-      'values with spaces in quotes'
+      f'argument {argument!r} is no flag; write {flag}=VALUE, and values with '
+      'spaces in quotes'
     )
+
+
+def _known(name: str) -> bool:
+  return name in flags.FLAGS or name.removeprefix('no') in flags.FLAGS
+
+
+def _own() -> list[str]:
+  """Names of the flags of the program that runs."""
+  return [flag.name for flag in flags.FLAGS.get_flags_for_module(sys.argv[0])]
 
 
 def _split(
@@ -219,7 +292,7 @@ def _split(
   rest = list(arguments)
   while rest:
     argument = rest.pop(0)
-    if not argument.startswith('-'):
+    if not argument.startswith('-') or not argument.strip('-'):
       given.append(('', argument))
       continue
     name, equals, value = argument.lstrip('-').partition('=')
@@ -262,8 +335,7 @@ def _parses(parser: flags.ArgumentParser, value: str) -> bool:
   return True
 
 
-def _unknown_flag(name: str, fields: dict[str, Any]) -> str:
-  known = ['config', 'workdir', *(f'config.{field}' for field in fields)]
+def _unknown_flag(name: str, known: Sequence[str]) -> str:
   # A field without its prefix is the likely slip.
   guess = f'config.{name}' if f'config.{name}' in known else ''
   near = guess or difflib.get_close_matches(name, known, 1, 0.0)[0]

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 
 import fedjax_ls as fl
 from experiments import commandline, gradalign_report
@@ -146,10 +146,8 @@ def study() -> gradalign_report.Study:
   return gradalign_report.Study(found, MULTIPLES, RATES, len(SEEDS), every)
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
   """Runs the study and writes its table and figure."""
-  commandline.refuse_arguments(argv)
-  logging.set_verbosity(logging.WARNING)
   use_compilation_cache()
   begin = time.perf_counter()
   made = study()
@@ -173,4 +171,4 @@ if __name__ == '__main__':
   flags.DEFINE_string(
     'out', 'runs/gradalign', 'Folder for table.md and gradalign.png.'
   )
-  app.run(main)
+  commandline.run(main, needs_config=False)

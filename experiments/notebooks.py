@@ -14,7 +14,7 @@ import pathlib
 import re
 from typing import Any
 
-from absl import app
+from experiments import commandline
 
 ROOT = pathlib.Path(__file__).parent.parent
 FOLDER = ROOT / 'notebooks'
@@ -131,12 +131,11 @@ def _code(text: str) -> Cell:
   }
 
 
-def main(argv) -> None:
-  del argv
+def main() -> None:
   for source in sources():
     text = notebook(source, repository())
     source.with_suffix('.ipynb').write_text(text)
 
 
 if __name__ == '__main__':
-  app.run(main)
+  commandline.run(main, needs_config=False)

@@ -8,19 +8,18 @@ effective classes (exp of the label entropy) and the total-variation distance
 to all clients' label distribution.  With `--out`, writes `partition.png`, the
 heat map; `partition.npz`, train and test rows, for `partition.kind = file`;
 and `partition.json`, train rows for other simulators.
+
+Exits with 2 if the command line or the configuration is wrong.
 """
 
 import pathlib
-import sys
-from collections.abc import Sequence
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
 from experiments import commandline
 from fedjax_ls import data
-from fedjax_ls.config import ConfigError
 from fedjax_ls.data import partition_files, skew
 from fedjax_ls.samples import Samples, read
 from fedjax_ls.validate import validate
@@ -31,13 +30,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 _OUT = flags.DEFINE_string('out', '', 'Folder for the picture and the files.')
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
   """Prints the table, or says in one sentence what is wrong."""
-  del argv
-  try:
-    samples = read(validate(_CONFIG.value))
-  except ConfigError as error:
-    commandline.fail(error, 2)
+  samples = read(validate(_CONFIG.value))
   counts = class_counts(samples)
   print(skew.table(skew.measure(counts)))
   print(summary(samples))
@@ -85,12 +80,5 @@ def write(
   return paths
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
-  try:
-    return commandline.parse(argv, needs_workdir=False)
-  except ConfigError as error:
-    commandline.fail(error, 2)
-
-
 if __name__ == '__main__':
-  app.run(main, argv=sys.argv, flags_parser=_parse)
+  commandline.run(main, needs_workdir=False)

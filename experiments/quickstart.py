@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 
 import fedjax_ls as fl
 from experiments import commandline, quickstart_plots
@@ -78,10 +78,8 @@ def grid(accuracy: dict[str, np.ndarray], at: int) -> str:
   return '\n'.join(rows)
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
   """Runs what is missing, then prints the grids and draws the plots."""
-  commandline.refuse_arguments(argv)
-  logging.set_verbosity(logging.WARNING)
   folder = pathlib.Path(_WORKDIR.value)
   begin = time.perf_counter()
   commandline.use_cores()
@@ -110,4 +108,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  commandline.run(main, needs_config=False, needs_workdir=False)

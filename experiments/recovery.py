@@ -13,35 +13,27 @@ config file's ROWS and COLUMNS name the rows and columns, as in
 Exits with 2 if the command line or a folder is wrong.
 """
 
-import sys
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 
 from experiments import commandline
-from fedjax_ls import build, report, study
+from fedjax_ls import build, report, saved, study
 from fedjax_ls import config as config_lib
-from fedjax_ls.checkpoint import Checkpoints, Unreadable
 from fedjax_ls.config import ConfigError
 from fedjax_ls.report.tables import NONE, labels, markdown
 from fedjax_ls.study import Record
-from fedjax_ls.types import Ctx
+from fedjax_ls.types import context_of
 from fedjax_ls.writers import Folder
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
   """Prints the table, or says in one sentence what is wrong."""
-  commandline.refuse_arguments(argv)
   given = flags.FLAGS
-  if not given['verbosity'].present:
-    logging.set_verbosity(logging.WARNING)  # orbax tells every step it takes
-  try:
-    print(markdown(table(given.workdir, given.config)))
-  except ValueError as error:
-    commandline.fail(error, 2)
+  print(markdown(table(given.workdir, given.config)))
 
 
 def table(workdirs: Sequence[str], config: str = '') -> report.Table:
@@ -101,39 +93,20 @@ def clusters(record: Record) -> tuple[np.ndarray, np.ndarray] | None:
   cluster = experiment.job.algorithm.cluster
   if cluster is None:
     return None
-  server = _server(record, experiment.state.server)
+  folder = Folder(record.path).checkpoints
+  like = experiment.state.server
+  server = config_lib.as_config_error(saved.server_of, folder, like)
   server = jax.tree.map(jnp.asarray, server)
   hyper, federation = experiment.job.hyper, experiment.job.federation
 
   def one(own):
-    state, rows, size, counts, tier, number = own
-    key, now = jax.random.key(0), experiment.state.round
-    return cluster(
-      hyper,
-      Ctx(
-        server, state, (), federation.x, federation.y, rows, size, counts,
-        tier, key, now, number,
-      ),
-    )  # fmt: skip
+    number, state = own
+    now = experiment.state.round
+    return cluster(hyper, context_of(federation, number, server, state, now))
 
-  ids = np.arange(len(federation.size))
-  own = (experiment.state.clients, *federation[2:], ids)
+  own = np.arange(len(federation.size)), experiment.state.clients
   found = jax.jit(lambda own: jax.lax.map(one, own))(own)
   return np.asarray(found), np.asarray(experiment.samples.group)
-
-
-def _server(record: Record, like):
-  """The server's state of the newest checkpoint."""
-  folder = Folder(record.path).checkpoints
-  reader = Checkpoints(folder, read_only=True)
-  try:
-    for step in reader.steps():
-      return reader.restore_server(step, like)
-  except Unreadable as error:
-    raise ConfigError(str(error)) from error
-  finally:
-    reader.close()
-  raise ConfigError(f'{folder} holds no complete checkpoint; run it first')
 
 
 def _score(found: np.ndarray, planted: np.ndarray) -> tuple[int, float]:
@@ -153,14 +126,7 @@ def _texts(scores: Sequence[tuple[int, float]]) -> list[str]:
   return [used, f'{indices.mean():.2f}{spread}']
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
-  try:
-    return flags.FLAGS(list(argv))
-  except flags.Error as error:
-    commandline.fail(' '.join(str(error).split()), 2)
-
-
 if __name__ == '__main__':
   flags.DEFINE_list('workdir', [], 'Folders of a study or of runs.')
   flags.DEFINE_string('config', '', 'File with ROWS and COLUMNS.')
-  app.run(main, argv=sys.argv, flags_parser=_parse)
+  commandline.run(main, needs_config=False, wrong=ValueError)

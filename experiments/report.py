@@ -12,17 +12,16 @@ settings}, name the rows and columns of the tables; otherwise the settings that
 differ do.  Its MEASURES, {heading: (metric, factor)}, are told as well.  Costs
 are counted to the test accuracy --target, or to what the reference row reaches.
 Writes README.md, report.html (one file), table.tex and the pictures to FOLDER,
-DIR/report if left out.
+DIR/report if left out.  Of a README.md that is there it replaces only what
+stands between <!-- report --> and <!-- end of report -->.
 
 Exits with 2 if the command line or a file is wrong.
 """
 
 import ast
 import pathlib
-import sys
-from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
 from experiments import commandline
 from fedjax_ls import report, study
@@ -49,13 +48,9 @@ _TARGET = flags.DEFINE_float(
 )
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
   """Writes the report, or says in one sentence what is wrong."""
-  commandline.refuse_arguments(argv)
-  try:
-    paths = _write()
-  except ValueError as error:
-    commandline.fail(error, 2)
+  paths = _write()
   print('\n'.join(str(path) for path in paths))
 
 
@@ -97,12 +92,5 @@ def _title(workdir: pathlib.Path) -> str:
   return lines[0].rstrip('.')
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
-  try:
-    return flags.FLAGS(list(argv))
-  except flags.Error as error:
-    commandline.fail(' '.join(str(error).split()), 2)
-
-
 if __name__ == '__main__':
-  app.run(main, argv=sys.argv, flags_parser=_parse)
+  commandline.run(main, needs_config=False, wrong=ValueError)

@@ -19,16 +19,13 @@ does.
 
 import os
 import sys
-from collections.abc import Sequence
 
 import jax
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import config_flags
 
 from experiments import commandline
 from fedjax_ls.config import ConfigError
-from fedjax_ls.debug import ClientError
-from fedjax_ls.loop import Diverged, OutOfMemory
 from fedjax_ls.train import train
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -42,23 +39,13 @@ _PROCESSES = flags.DEFINE_integer('processes', 1, 'Number of processes.')
 _PROCESS = flags.DEFINE_integer('process', 0, 'Number of this one, from 0.')
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
   """Trains, or says in one sentence what is wrong."""
-  commandline.refuse_arguments(argv)
-  if not flags.FLAGS['verbosity'].present:
-    logging.set_verbosity(logging.WARNING)  # orbax tells every step it takes
   if _COORDINATOR.value:
     _join()
   if jax.process_index() != 0:
     sys.stdout = open(os.devnull, 'w')  # noqa: SIM115
-  try:
-    train(_CONFIG.value, _WORKDIR.value or '')
-  except ConfigError as error:
-    commandline.fail(error, 2)
-  except (Diverged, ClientError, OutOfMemory) as error:
-    commandline.fail(error, 1)
-  except KeyboardInterrupt:
-    commandline.fail('interrupted; the same command resumes', 130)
+  train(_CONFIG.value, _WORKDIR.value or '')
 
 
 def _join() -> None:
@@ -71,19 +58,11 @@ def _join() -> None:
   try:
     jax.distributed.initialize()
   except ValueError as error:
-    commandline.fail(
+    raise ConfigError(
       f'--coordinator=auto finds no cluster here ({error}); give '
-      '--coordinator=HOST:PORT --processes=N --process=I',
-      2,
-    )
-
-
-def _parse(argv: Sequence[str]) -> list[str]:
-  try:
-    return commandline.parse(argv)
-  except ConfigError as error:
-    commandline.fail(error, 2)
+      '--coordinator=HOST:PORT --processes=N --process=I'
+    ) from error
 
 
 if __name__ == '__main__':
-  app.run(main, argv=sys.argv, flags_parser=_parse)
+  commandline.run(main)

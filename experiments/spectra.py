@@ -1,17 +1,19 @@
 """Spectra of several runs on one log-scale picture.
 
-python -m experiments.spectra --workdirs=DIR,DIR,... --out=FILE.png
+python -m experiments.spectra --workdir=DIR,DIR,... --out=FILE.png
   [--round=N]
 
 The runs must have `diagnostics/` (set `diagnostics.every`), such as one a
 Dirichlet alpha.  Each is labelled by the fields in which its configuration
 differs from the others', and drawn at its last diagnosed round, or `--round`.
+
+Exits with 2 if the command line or a folder is wrong.
 """
 
 import pathlib
 from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
 from experiments import commandline
 from fedjax_ls import config as config_lib
@@ -20,14 +22,10 @@ from fedjax_ls.config import Config, ConfigError
 from fedjax_ls.writers import Folder
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
   """Draws the picture, or says in one sentence what is missing."""
-  commandline.refuse_arguments(argv)
   given = flags.FLAGS
-  try:
-    draw(given.workdirs, given.out, given.round)
-  except ConfigError as error:
-    commandline.fail(error, 2)
+  draw(given.workdir, given.out, given.round)
   print(given.out)
 
 
@@ -44,7 +42,7 @@ def draw(workdirs: Sequence[str], out: str, at: int = 0) -> None:
   """
   if not workdirs or not out:
     raise ConfigError(
-      '--workdirs and --out are needed; give --workdirs=DIR,DIR --out=FILE.png'
+      '--workdir and --out are needed; give --workdir=DIR,DIR --out=FILE.png'
     )
   configs = [_stored(path) for path in workdirs]
   lines = {}
@@ -101,7 +99,7 @@ def _found(path: str, at: int) -> diagnostic_plots.Found:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_list('workdirs', [], 'Folders of runs.')
+  flags.DEFINE_list('workdir', [], 'Folders of runs.')
   flags.DEFINE_string('out', '', 'The PNG file.')
   flags.DEFINE_integer('round', 0, 'Round to draw, 0 for the last.')
-  app.run(main)
+  commandline.run(main, needs_config=False)

@@ -18,18 +18,13 @@ Exits with 2 if the command line or the configuration is wrong, with 1 if a
 point diverged or does not fit the memory, with 130 if it is interrupted.
 """
 
-import sys
-from collections.abc import Sequence
-
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import config_flags
 
 from experiments import commandline
 from fedjax_ls import config as config_lib
 from fedjax_ls import sweep
 from fedjax_ls.config import Config, ConfigError
-from fedjax_ls.debug import ClientError
-from fedjax_ls.loop import OutOfMemory
 from fedjax_ls.sweep import halving
 from fedjax_ls.train import use_compilation_cache
 
@@ -55,19 +50,9 @@ _DEVICES = flags.DEFINE_integer(
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Only tell what would run.')
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
   """Runs the study, or says in one sentence what is wrong."""
-  commandline.refuse_arguments(argv)
-  if not flags.FLAGS['verbosity'].present:
-    logging.set_verbosity(logging.WARNING)  # orbax tells every step it takes
-  try:
-    diverged = _run()
-  except ConfigError as error:
-    commandline.fail(error, 2)
-  except (ClientError, OutOfMemory) as error:
-    commandline.fail(error, 1)
-  except KeyboardInterrupt:
-    commandline.fail('interrupted; the same command resumes', 130)
+  diverged = _run()
   if diverged:
     names = ', '.join(point.name for point in diverged[:3])
     commandline.fail(f'{len(diverged)} points diverged: {names}', 1)
@@ -122,12 +107,5 @@ def _points() -> list[sweep.Point]:
   return sweep.points(base, made, of_method)
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
-  try:
-    return commandline.parse(argv)
-  except ConfigError as error:
-    commandline.fail(error, 2)
-
-
 if __name__ == '__main__':
-  app.run(main, argv=sys.argv, flags_parser=_parse)
+  commandline.run(main)

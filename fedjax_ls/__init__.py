@@ -31,6 +31,7 @@ from fedjax_ls.models import (
 from fedjax_ls.saved import load
 from fedjax_ls.simulation import Result, fit
 from fedjax_ls.types import Algorithm, Execution, Phase, State
+from fedjax_ls.types import Sampler as SamplerFunctions
 
 __all__ = [
   'CNN',
@@ -52,6 +53,7 @@ __all__ = [
   'Phase',
   'Result',
   'Sampler',
+  'SamplerFunctions',
   'Server',
   'State',
   'Uplink',

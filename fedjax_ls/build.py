@@ -29,13 +29,13 @@ from fedjax_ls import (
 from fedjax_ls import clock as clock_lib
 from fedjax_ls import config as config_lib
 from fedjax_ls import round as round_lib
-from fedjax_ls.config import Config, ConfigError, sentence
+from fedjax_ls.config import Config, ConfigError, as_config_error
 from fedjax_ls.cost import Cost, Traffic, costs, shapes_of
 from fedjax_ls.data import Partition
 from fedjax_ls.networks import Networks, networks
 from fedjax_ls.placement import place
 from fedjax_ls.samples import Samples, read
-from fedjax_ls.types import Execution, State
+from fedjax_ls.types import Algorithm, Execution, Sampler, State
 from fedjax_ls.validate import check_data
 
 # Share of a device's free memory that a block of rounds may take.
@@ -108,7 +108,9 @@ def prepare(config: Config, stored: dict[str, Any] | None = None) -> Experiment:
     )
   job = job._replace(hyper=placed, federation=federation, tests=tests)
   seeds = config_lib.seeds(config)
-  state = sentence(loop.initial_state, job, seeds['model'], seeds['train'])
+  state = as_config_error(
+    loop.initial_state, job, seeds['model'], seeds['train']
+  )
   return Experiment(job, state, *made[1:])
 
 
@@ -124,16 +126,18 @@ def plan(config: Config, stored: dict[str, Any] | None = None) -> Plan:
   execution, resolved, shrinks = _execution(
     config, stored or {}, len(partition.train)
   )
-  nets = sentence(networks, config, dataset, resolved['execution.conv'])
-  algorithm = sentence(_algorithm, config, nets, len(partition.train))
-  federation = sentence(_federation, config, samples, nets)
-  sentence(consistency.check_model, nets.model, federation)
+  nets = as_config_error(networks, config, dataset, resolved['execution.conv'])
+  algorithm = as_config_error(
+    assemble, config, nets.model, nets.submodels, len(partition.train)
+  )
+  federation = as_config_error(_federation, config, samples, nets)
+  as_config_error(consistency.check_model, nets.model, federation)
   consistency.check_attacks(config.adversarial, nets.model, federation)
   method = algorithms.METHODS[config_lib.method_name(config)]
   spent: tuple[Cost, ...] = ()
   if config.clock.macs_per_second:
     networks_of = nets.net, dataset.x_train[:1], nets.submodels
-    spent = sentence(costs, *networks_of)
+    spent = as_config_error(costs, *networks_of)
     spent = method.costs(config.algorithm, spent)
     traffic = [
       method.traffic(config.algorithm, tier, *shapes)
@@ -144,7 +148,9 @@ def plan(config: Config, stored: dict[str, Any] | None = None) -> Plan:
     name: loop.evaluation_set(held.x_test, held.y_test, federation, rows)
     for name, (held, rows) in samples.tests.items()
   }
-  consistency.check_own_models(method, algorithm.personal, tests)
+  consistency.check_own_models(
+    method, algorithm.personal, tests, config.fine_tune
+  )
   host = None
   if config.execution.data == 'host':
     if algorithm.personal is not None:
@@ -197,6 +203,45 @@ def settings(config: Config) -> hyper.Hyper:
     config.attack,
     config.adversarial,
   )
+
+
+def assemble(
+  config: Config,
+  model: models.Model,
+  submodels: models.Submodels | None,
+  population: int,
+  sampler: Sampler | None = None,
+) -> Algorithm:
+  """The method of a configuration, with all that goes around it.
+
+  Args:
+    config: a valid configuration.
+    model: what its clients train.
+    submodels: the slim versions of it, for methods that need them.
+    population: number of clients.
+    sampler: who takes part, instead of what the configuration says.
+
+  Raises:
+    ValueError: parts do not fit each other, or a file is not as it should be.
+  """
+  method = algorithms.METHODS[config_lib.method_name(config)]
+  unroll = config.execution.unroll
+  parts = algorithms.Parts(model, samplers.everyone(), unroll, submodels)
+  algorithm = method.build(config.algorithm, parts)
+  # It may ask about the model that the method is judged by.
+  judged = algorithm.network or model
+  who = sampler or samplers.make(config.sampler, judged)
+  algorithm = algorithm._replace(sampler=who)
+  algorithm = attacks.under(algorithm, config.attack, population)
+  algorithm = uplinks.through(algorithm, config.uplink)
+  named = f'method {method.name}'
+  algorithm = robust.reduced(algorithm, config.server, named)
+  algorithm = adversarial.judged(algorithm, model, config.adversarial)
+  asking = f'sampler.name = {config.sampler.name!r}'
+  if sampler is not None:
+    asking = 'the sampler'
+  steps = config.fine_tune
+  return finetune.tuned(algorithm, model, steps, named, asking)
 
 
 def compiled(experiment: Experiment) -> tuple[Experiment, loop.Programs]:
@@ -252,32 +297,13 @@ def largest_chunk(
   return divisors[max(fitting - 1, 0)]
 
 
-def _algorithm(
-  config: Config, nets: Networks, population: int
-) -> round_lib.Algorithm:
-  method = algorithms.METHODS[config_lib.method_name(config)]
-  unroll = config.execution.unroll
-  everyone = samplers.everyone()
-  parts = algorithms.Parts(nets.model, everyone, unroll, nets.submodels)
-  algorithm = method.build(config.algorithm, parts)
-  # It may ask about the model that the method is judged by.
-  judged = algorithm.network or nets.model
-  who = samplers.make(config.sampler, judged)
-  algorithm = algorithm._replace(sampler=who)
-  algorithm = attacks.under(algorithm, config.attack, population)
-  algorithm = uplinks.through(algorithm, config.uplink)
-  algorithm = robust.reduced(algorithm, config.server)
-  algorithm = adversarial.judged(algorithm, nets.model, config.adversarial)
-  return finetune.tuned(algorithm, nets.model, config.fine_tune)
-
-
 def _clocked(
   config: Config,
-  algorithm: round_lib.Algorithm,
+  algorithm: Algorithm,
   federation: data.Federation,
   spent: Sequence[Cost],
   traffic: Sequence[Traffic],
-) -> round_lib.Algorithm:
+) -> Algorithm:
   """The algorithm with clock and accounting around its sampler.
 
   Raises:

@@ -5,13 +5,16 @@ run killed while writing one finds the one before.
 """
 
 import pathlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fedjax_ls.types import State
+
+T = TypeVar('T')
 
 
 class Unreadable(ValueError):
@@ -176,13 +179,41 @@ class Checkpoints:
     alone = State(like, (), (), {}, seed=nothing, round=nothing)
     return _filled(alone, mine, step).server
 
+  def newest_readable(
+    self,
+    read: Callable[[int], T],
+    tell: Callable[[int, Unreadable], None],
+  ) -> tuple[int, T] | None:
+    """Reads the newest checkpoint that is not damaged.
+
+    Args:
+      read: what to read of the checkpoint of a round.
+      tell: told the round and the error of each damaged one before.
+
+    Returns:
+      Its round and what was read, None if there is no checkpoint.
+
+    Raises:
+      Unreadable: there are some but all are damaged.
+    """
+    damaged: Unreadable | None = None
+    for step in self.steps():
+      try:
+        return step, read(step)
+      except Unreadable as error:
+        tell(step, error)
+        damaged = damaged or error
+    if damaged is not None:
+      raise damaged
+    return None
+
   def _restored(self, step: int, args):
     try:
       return self._manager.restore(step, args=args)
     except Exception as error:  # of many kinds, by what is damaged
       raise Unreadable(
         f'the checkpoint of round {step} in {self._folder} is damaged; restore '
-        'it or use another --workdir'
+        'it or use another workdir'
       ) from error
 
   def close(self) -> None:
@@ -220,5 +251,5 @@ def _check_same(
       raise ValueError(
         f'the checkpoint of round {step} holds {stored.get(name, "nothing")} '
         f'for {name} but this run {wanted.get(name, "nothing")}; '
-        'use another --workdir'
+        'use another workdir'
       )

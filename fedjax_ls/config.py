@@ -273,6 +273,12 @@ class Config:
   diagnostics: Diagnostics = dataclasses.field(default_factory=Diagnostics)
 
 
+# Fields of seeds.
+SEEDS = ('seed', 'train_seed', 'partition.seed', 'model.seed')
+# Groups that do not make another run.
+OTHERS = ('execution', 'writers', 'diagnostics')
+
+
 def method_name(config: Config) -> str:
   """Name of the method whose settings `config.algorithm` holds.
 
@@ -286,8 +292,8 @@ def method_name(config: Config) -> str:
     if type(config.algorithm) is method.settings:
       return name
   raise ConfigError(
-    f'algorithm = {config.algorithm!r} is no settings of a method; use '
-    'fedjax_ls.algorithms.find(NAME).settings()'
+    f'the method, algorithm, is given {briefly(config.algorithm)}; give '
+    'settings, fedjax_ls.algorithms.find(NAME).settings()'
   )
 
 
@@ -324,8 +330,11 @@ def normalized(config: Config) -> Config:
   a tuple of strings may be given as numbers or as one string with commas.
 
   Raises:
-    ConfigError: a value has another type.
+    ConfigError: a group or a value has another type.
   """
+  for field in dataclasses.fields(Config):
+    if dataclasses.is_dataclass(field.type):
+      check_group(field.name, field.type, getattr(config, field.name))
   method_name(config)
   config = copy.deepcopy(config)
   for name, (kind, value) in leaves(config).items():
@@ -382,7 +391,7 @@ def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
     name: (ours.get(name), theirs.get(name))
     for name in {**ours, **theirs}
     if name != 'rounds'
-    and name.split('.')[0] not in ('execution', 'writers', 'diagnostics')
+    and name.split('.')[0] not in OTHERS
     and ours.get(name) != theirs.get(name)
   }
 
@@ -416,6 +425,36 @@ def flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
     else:
       found[prefix + key] = value
   return found
+
+
+def check_group(name: str, kind: Any, value: Any) -> None:
+  """Refuses something else in the place of a group of settings.
+
+  Args:
+    name: of the group.
+    kind: its class.
+    value: what is given.
+
+  Raises:
+    ConfigError: it is of another class.
+  """
+  if type(value) is not kind:
+    raise ConfigError(
+      f'{name} is given {briefly(value)}; give settings, '
+      f'{kind.__module__}.{kind.__name__}(...)'
+    )
+
+
+def briefly(value: Any) -> str:
+  """What a value is, for an error, without what it holds.
+
+  >>> briefly(None), briefly(hyper.Server()), briefly(len)
+  ('None', 'a Server', "a builtin_function_or_method 'len'")
+  """
+  if value is None or isinstance(value, str | int | float | type):
+    return repr(value)
+  named = getattr(value, '__name__', '')
+  return f'a {type(value).__name__}' + (f' {named!r}' if named else '')
 
 
 def _cast(name: str, kind: Any, value: Any) -> Any:
@@ -454,8 +493,19 @@ _TYPES = {
 _EXAMPLES = {int: '10', float: '0.1', str: "'1/2'", bool: 'true'}
 
 
-def sentence(function: Callable, *args):
-  """Calls a function whose `ValueError` is about the configuration."""
+def as_config_error(function: Callable, *args):
+  """Calls a function whose `ValueError` is about the configuration.
+
+  Args:
+    function: what to call.
+    *args: its arguments.
+
+  Returns:
+    What it returns.
+
+  Raises:
+    ConfigError: it raises a `ValueError`, with the same sentence.
+  """
   try:
     return function(*args)
   except ValueError as error:

@@ -116,7 +116,10 @@ def check_tiers(submodels: Submodels | None, tier: Any) -> None:
 
 
 def check_own_models(
-  method: Method, personal: Any, tests: dict[str, Federation]
+  method: Method,
+  personal: Any,
+  tests: dict[str, Federation],
+  fine_tune: int = 0,
 ) -> None:
   """Refuses test sets without clients where each client has its own model.
 
@@ -124,11 +127,16 @@ def check_own_models(
     method: the method.
     personal: its `Algorithm.personal`.
     tests: sets to evaluate on, by name.
+    fine_tune: local steps before evaluation.
+
+  Raises:
+    ConfigError: one sentence.
   """
+  who = f'fine_tune = {fine_tune}' if fine_tune else f'method {method.name!r}'
   for name, test in tests.items():
     require(
       personal is None or int(np.sum(test.size)) > 0,
-      f'method {method.name!r} judges each client by a model of its own but '
+      f'{who} judges each client by a model of its own but '
       f'no client has {name} rows; give (x, y, rows of each client), or use a '
       'partition that deals them out',
     )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from fedjax_ls.data.federation import Federation
 from fedjax_ls.models.base import Model
-from fedjax_ls.types import Algorithm, Ctx, State
+from fedjax_ls.types import Algorithm, State, context_of
 
 Array = jax.Array
 Tree = Any
@@ -118,7 +118,17 @@ def client_values(
 def global_model(
   algorithm: Algorithm, hyper, state: State, federation: Federation
 ) -> tuple[Tree, Tree]:
-  """The global model as it is judged: `(params, stats)`."""
+  """The global model as it is judged.
+
+  Args:
+    algorithm: the method.
+    hyper: its numbers.
+    state: the run.
+    federation: the training data, for statistics that need it.
+
+  Returns:
+    `(params, stats)`.
+  """
   if algorithm.ready is None:
     return algorithm.model(state.server)
   return algorithm.ready(hyper, state.server, federation)
@@ -226,18 +236,13 @@ def _by_client(
   batch_size = min(batch_size, test.index.shape[1])
 
   def client(args):
-    own, rows, size = args
-    state_of_client, train_rows, train_size, labels, tier, number = own
-    ctx = Ctx(
-      state.server, state_of_client, (), federation.x, federation.y,
-      train_rows, train_size, labels, tier, jax.random.key(0), state.round,
-      number,
-    )  # fmt: skip
+    number, own, rows, size = args
+    ctx = context_of(federation, number, state.server, own, state.round)
     params, stats = personal(hyper, ctx)
 
     def metrics(rows):
       change = (
-        (lambda outputs: answer(hyper, labels, outputs))
+        (lambda outputs: answer(hyper, ctx.labels, outputs))
         if answer
         else (lambda outputs: outputs)
       )
@@ -258,8 +263,5 @@ def _by_client(
     total = jax.lax.fori_loop(0, batches, step, zeros)
     return {k: v / jnp.maximum(size, 1) for k, v in total.items()}
 
-  own = (
-    state.clients, federation.index, federation.size, federation.labels,
-    federation.tier, jnp.arange(len(federation.size)),
-  )  # fmt: skip
-  return jax.lax.map(client, (own, test.index, test.size))
+  ids = jnp.arange(len(federation.size))
+  return jax.lax.map(client, (ids, state.clients, test.index, test.size))

@@ -9,7 +9,13 @@ from fedjax_ls.models.base import Model
 from fedjax_ls.types import Algorithm, Ctx, Tree, Upload
 
 
-def tuned(algorithm: Algorithm, model: Model, steps: int) -> Algorithm:
+def tuned(
+  algorithm: Algorithm,
+  model: Model,
+  steps: int,
+  method: str = 'this method',
+  sampler: str = 'this sampler',
+) -> Algorithm:
   """A method whose clients fine-tune for `steps` local steps in evaluation.
 
   They start from the model that the method would judge them by, take steps as
@@ -20,6 +26,8 @@ def tuned(algorithm: Algorithm, model: Model, steps: int) -> Algorithm:
     algorithm: the method.
     model: the network and its loss.
     steps: number of steps, 0 for the method as it is.
+    method: what an error calls it.
+    sampler: what an error calls its sampler.
 
   Raises:
     ValueError: a sampler would see the tuned models, or what is judged is not
@@ -29,12 +37,12 @@ def tuned(algorithm: Algorithm, model: Model, steps: int) -> Algorithm:
     return algorithm
   require(
     not algorithm.sampler.asks,
-    f'fine_tune = {steps} does not fit a sampler that asks clients about the '
+    f'fine_tune = {steps} does not fit {sampler}, which asks clients about the '
     'models that they use; choose 0 or sampler.name = uniform',
   )
   require(
     algorithm.network is None and algorithm.ready is None,
-    f'fine_tune = {steps} does not fit a method that is judged by another '
+    f'fine_tune = {steps} does not fit {method}, which is judged by another '
     'model than its clients train; choose 0 or another method',
   )
   base = algorithm.personal

@@ -82,6 +82,16 @@ def init(algorithm: Algorithm, hyper, outlined: Federation, key, seed) -> State:
   """As `round.init`, with the clients' states as NumPy arrays.
 
   States that start at zero take memory only once they are touched.
+
+  Args:
+    algorithm: the method.
+    hyper: its numbers.
+    outlined: `outline(...)` of the data.
+    key: random key of the initial parameters.
+    seed: integer seed of the training randomness.
+
+  Returns:
+    The state before the first round; `clients` is `[C, ...]` on the host.
   """
   _, client = algorithm.init(hyper, key, outlined)
   population = len(outlined.size)

@@ -19,7 +19,16 @@ _SHARED = ('message', 'x', 'y', 'round')
 def weighted_sums(
   weighted: dict[str, Weighted], live: Array
 ) -> dict[str, Tree]:
-  """{name: (tree of weight * value, tree of weights)} of one client."""
+  """What one client adds to the sums over the cohort.
+
+  Args:
+    weighted: what it uploads, by name.
+    live: scalar, 0 or False for a dead slot, which adds nothing.
+
+  Returns:
+    `{name: (tree of weight * value, tree of weights)}`; weights are broadcast
+    to the tree of the value, and keep their shapes.
+  """
 
   def product(w, v):
     return jnp.where(w != 0, w * v, 0).astype(v.dtype)
@@ -34,6 +43,16 @@ def weighted_sums(
 
 
 def reduce(sums: dict[str, Tree]) -> Reduced:
+  """Means from sums over the cohort.
+
+  Args:
+    sums: `{name: (tree of totals, tree of total weights)}`, of `weighted_sums`
+      added up over clients.
+
+  Returns:
+    Mean (0 where the weight is 0), total, and where the weight is positive.
+  """
+
   def mean(total, weight):
     return total / jnp.where(weight > 0, weight, 1).astype(total.dtype)
 
@@ -50,9 +69,21 @@ def reduce(sums: dict[str, Tree]) -> Reduced:
 def map_clients(client, hyper, ctx: Ctx, ids, live, execution: Execution):
   """Runs `client` over the cohort and adds up what is to be summed.
 
+  Args:
+    client: `(hyper, Ctx) -> Upload`, of one client.
+    hyper: the numbers, the same for all.
+    ctx: of all slots, `[P, ...]` in the fields that differ between clients;
+      `message`, `x`, `y` and `round` are shared.
+    ids: `[P]` client numbers, to name one that fails.
+    live: `[P]`, False for dead slots.
+    execution: chunk (which divides the P of each device), mesh, debug.
+
   Returns:
     Sums of `Upload.summed`, sums of `Upload.metrics`, and the tuple of
     stacked arrays, states, carries and each client's own metrics, `[P, ...]`.
+
+  Raises:
+    fedjax_ls.debug.ClientError: a client fails under `execution.debug`.
   """
 
   def one(hyper, ctx: Ctx, live: Array):

@@ -21,6 +21,19 @@ class Networks(NamedTuple):
 
 
 def networks(config: Config, dataset: Dataset, lowering: str) -> Networks:
+  """The networks of a configuration.
+
+  Args:
+    config: a valid configuration.
+    dataset: whose examples and labels they are for; one example is enough.
+    lowering: of convolutions, `native` or `matmul`.
+
+  Returns:
+    The network, and one slim version a tier if the method needs them.
+
+  Raises:
+    ValueError: the network does not fit the data or the method.
+  """
   settings = config.model
   net = models.make_net(
     settings.name, **_net_options(config, dataset, lowering)

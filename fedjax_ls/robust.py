@@ -40,12 +40,15 @@ _STEPS = 50
 Rule = Callable[[Tree, Array, Array | float], Tree]
 
 
-def reduced(algorithm: Algorithm, settings: Server) -> Algorithm:
+def reduced(
+  algorithm: Algorithm, settings: Server, method: str = 'this method'
+) -> Algorithm:
   """A method whose updates become one by `settings.reduction`.
 
   Args:
     algorithm: the method.
     settings: names the rule; its number comes with `hyper.server`.
+    method: what an error calls the method.
 
   Returns:
     The method, itself for `mean`.  At the start of a run it refuses, in one
@@ -58,11 +61,15 @@ def reduced(algorithm: Algorithm, settings: Server) -> Algorithm:
     RULES[settings.reduction],
     f'server.reduction = {settings.reduction!r}',
   )
+  unfit = (
+    f'{named} does not fit {method}, which does not average updates of the '
+    'whole model; use mean or a method such as fedavg'
+  )
   last = algorithm.phases[-1]
 
   def client(train, hyper: Hyper, ctx: Ctx) -> Upload:
     upload = train(hyper, ctx)
-    return upload._replace(stacked=(upload.stacked, _whole(named, upload)))
+    return upload._replace(stacked=(upload.stacked, _whole(unfit, upload)))
 
   def step(hyper: Hyper, server, reduced, stacked, cohort):
     own, updates = stacked
@@ -77,7 +84,7 @@ def reduced(algorithm: Algorithm, settings: Server) -> Algorithm:
     except KeyError as error:
       if error.args != ('delta',):
         raise
-      raise ValueError(_unfit(named)) from error
+      raise ValueError(unfit) from error
 
   stacking = last.around(lambda train: partial(client, train))
   phases = (*algorithm.phases[:-1], stacking._replace(server=step))
@@ -189,20 +196,13 @@ RULES: dict[str, Rule] = {
 }
 
 
-def _whole(named: str, upload: Upload) -> Tree:
-  """The update in an upload, 0 where it does not count."""
-  require('delta' in upload.summed, _unfit(named))
+def _whole(unfit: str, upload: Upload) -> Tree:
+  """The update in an upload, 0 where it does not count; `unfit` if none is."""
+  require('delta' in upload.summed, unfit)
   change, weight = upload.summed['delta']
-  require(not any(map(jnp.ndim, jax.tree.leaves(weight))), _unfit(named))
+  require(not any(map(jnp.ndim, jax.tree.leaves(weight))), unfit)
   weight = jax.tree.broadcast(weight, change)
   return jax.tree.map(lambda w, v: jnp.where(w > 0, v, 0), weight, change)
-
-
-def _unfit(named: str) -> str:
-  return (
-    f'{named} does not fit a method that does not average updates of the whole '
-    'model; use mean or a method such as fedavg'
-  )
 
 
 def _suspects(live: Array, byzantine) -> Array:

@@ -96,7 +96,18 @@ def round_step(
   state: State,
   execution: Execution = Execution(),  # noqa: B008
 ) -> State:
-  """One round, with all examples and all client states on the device."""
+  """One round, with all examples and all client states on the device.
+
+  Args:
+    algorithm: the method.
+    hyper: its numbers.
+    federation: the data, C clients.
+    state: before the round.
+    execution: how it is mapped over clients.
+
+  Returns:
+    The state after it.
+  """
   ids, sampler = draw(algorithm, hyper, federation, state, execution)
   slots = lay_out(federation, state.clients, ids, execution)
   server, clients, report, own = exchange(
@@ -119,7 +130,18 @@ def draw(
   state: State,
   execution: Execution,
 ) -> tuple[Array, Tree]:
-  """The cohort `ids[K]` of a round, and the sampler's new state."""
+  """Draws the cohort of a round.
+
+  Args:
+    algorithm: the method, which has a sampler.
+    hyper: its numbers.
+    federation: the clients; of examples on the host an outline.
+    state: before the round.
+    execution: how questions of the sampler are mapped over clients.
+
+  Returns:
+    `ids[K]`, C for a dead slot, and the sampler's new state.
+  """
   federation = with_tiers(algorithm, federation, state)
   key, _ = _keys(state)
   asked = partial(_ask, algorithm, hyper, federation, state, execution)
@@ -153,7 +175,17 @@ def with_tiers(
 def lay_out(
   federation: Federation, clients: Tree, ids: Array, execution: Execution
 ) -> Slots:
-  """Gathers what a cohort needs, in the order in which devices take it."""
+  """Gathers what a cohort needs, in the order in which devices take it.
+
+  Args:
+    federation: the data.
+    clients: `[C, ...]` states of all clients.
+    ids: `[K]` the cohort, C for a dead slot.
+    execution: chunk and devices, whose product divides P.
+
+  Returns:
+    P >= K slots; those that are added are dead.
+  """
   population = len(federation.size)
   mesh = execution.mesh
   devices = 1 if mesh is None else mesh.shape['clients']
@@ -212,7 +244,13 @@ def exchange(
 ) -> tuple[Tree, Tree, dict[str, tuple[Array, Array]], dict[str, Array]]:
   """All phases of one round, with a cohort that is laid out.
 
-  Reads `server`, `seed` and `round` of the state.
+  Args:
+    algorithm: the method.
+    hyper: its numbers.
+    state: before the round; `server`, `seed` and `round` are read.
+    slots: the cohort, P slots.
+    population: number of clients C.
+    execution: how phases are mapped over clients.
 
   Returns:
     The new server, the new client states `[P, ...]`,
@@ -256,7 +294,20 @@ def run_rounds(
   num_rounds,
   execution: Execution = Execution(),  # noqa: B008
 ) -> State:
-  """Runs `num_rounds` rounds (a traced integer) without leaving the device."""
+  """Runs rounds without leaving the device.
+
+  Args:
+    algorithm: the method.
+    hyper: its numbers.
+    federation: the data.
+    state: before the first of them.
+    num_rounds: how many, may be traced.
+    execution: how rounds are mapped over clients; with `debug` they run one
+      by one, unjitted.
+
+  Returns:
+    The state after the last.
+  """
   if execution.debug:
     for _ in range(int(num_rounds)):
       state = round_step(algorithm, hyper, federation, state, execution)

@@ -9,6 +9,7 @@ COUNT: Rule = (lambda v: v >= 1, 'choose 1 or more')
 NOT_NEGATIVE: Rule = (lambda v: v >= 0, 'choose 0 or more')
 POSITIVE: Rule = (lambda v: v > 0, 'choose a number above 0')
 FRACTION: Rule = (lambda v: 0 <= v <= 1, 'choose it in [0, 1]')
+FACTOR: Rule = (lambda v: 0 < v <= 1, 'choose it in (0, 1]')
 SHARE: Rule = (lambda v: 0 <= v < 1, 'choose it in [0, 1)')
 SEED: Rule = (lambda v: 0 <= v < 2**32, 'choose 0 to 4294967295')
 OWN_SEED: Rule = (

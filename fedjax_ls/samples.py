@@ -6,7 +6,7 @@ import numpy as np
 
 from fedjax_ls import config as config_lib
 from fedjax_ls import data
-from fedjax_ls.config import Config, sentence
+from fedjax_ls.config import Config, as_config_error
 from fedjax_ls.data import Dataset, Partition
 
 
@@ -38,7 +38,7 @@ def read(config: Config) -> Samples:
   Raises:
     ConfigError: the configuration does not fit the data.
   """
-  return sentence(_read, config)
+  return as_config_error(_read, config)
 
 
 def kind(dataset: Dataset) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from fedjax_ls import algorithms, build, models, samplers, samples
 from fedjax_ls import config as config_lib
-from fedjax_ls.checkpoint import Checkpoints, Unreadable
+from fedjax_ls.checkpoint import Checkpoints
 from fedjax_ls.config import Config, ConfigError
 from fedjax_ls.data import Dataset, Federation
 from fedjax_ls.models.base import Model
@@ -79,7 +79,7 @@ def load(workdir: str | os.PathLike, tier: int | None = None) -> Loaded:
   clients = _clients(parts.dataset, stored['partition']['num_clients'])
   key = jax.random.key(0)
   like, _ = jax.eval_shape(parts.algorithm.init, numbers, key, clients)
-  server = config_lib.sentence(_server, path / 'checkpoints', like)
+  server = config_lib.as_config_error(server_of, path / 'checkpoints', like)
   if tier is None:
     model = parts.algorithm.network or parts.nets.model
     weights = _whole(parts, numbers, server, stored)
@@ -87,6 +87,35 @@ def load(workdir: str | os.PathLike, tier: int | None = None) -> Loaded:
     model, weights = _narrow(parts, numbers, server, stored, tier)
   params, stats = jax.tree.map(np.asarray, weights)
   return Loaded(model, {'params': params, 'stats': stats}, parts.config)
+
+
+def server_of(folder: pathlib.Path, like: Tree) -> Tree:
+  """The server's state of the newest checkpoint that can be read.
+
+  Args:
+    folder: of the checkpoints.
+    like: a server's state of the same run, or its shapes and types.
+
+  Returns:
+    The state, of NumPy arrays; a warning names each damaged checkpoint.
+
+  Raises:
+    ValueError: there is no checkpoint, none can be read, or it is not like
+      that.
+  """
+  if not folder.is_dir():
+    raise ValueError(f'{folder.parent} has no checkpoints; run it first')
+  checkpoints = Checkpoints(folder, read_only=True)
+  try:
+    found = checkpoints.newest_readable(
+      lambda step: checkpoints.restore_server(step, like),
+      lambda _, error: warnings.warn(f'{error}; it is left out', stacklevel=4),
+    )
+  finally:
+    checkpoints.close()
+  if found is None:
+    raise ValueError(f'{folder} holds no complete checkpoint; run it first')
+  return found[1]
 
 
 def write(variables: dict[str, Tree], out: str | os.PathLike) -> pathlib.Path:
@@ -106,7 +135,7 @@ def write(variables: dict[str, Tree], out: str | os.PathLike) -> pathlib.Path:
   path = pathlib.Path(out)
   if path.suffix not in FILES:
     raise ConfigError(
-      f'--out={out} has no known ending; write a file that ends in '
+      f'out = {out} has no known ending; write a file that ends in '
       f'{" or ".join(FILES)}'
     )
   save = _save_safetensors if path.suffix == '.safetensors' else _save_npz
@@ -117,7 +146,7 @@ def write(variables: dict[str, Tree], out: str | os.PathLike) -> pathlib.Path:
     new.replace(path)
   except OSError as error:
     raise ConfigError(
-      f'--out={out} cannot be written ({error.strerror}); give a file that '
+      f'out = {out} cannot be written ({error.strerror}); give a file that '
       'you may write to'
     ) from error
   return path
@@ -147,7 +176,7 @@ def _save_safetensors(
     from safetensors.numpy import save
   except ImportError as error:
     raise ConfigError(
-      '--out ends in .safetensors, which needs the package safetensors; '
+      'out ends in .safetensors, which needs the package safetensors; '
       "install it with pip install 'fedjax_ls[safetensors]', or write .npz"
     ) from error
   # It writes the memory as it lies.
@@ -168,7 +197,7 @@ def _parts(
     samples.of_kind(stored['data']) if told else samples.read(config).dataset
   )
   lowering = models.resolve_conv(config.execution.conv, jax.default_backend())
-  nets = config_lib.sentence(networks, config, dataset, lowering)
+  nets = config_lib.as_config_error(networks, config, dataset, lowering)
   if tier is not None:
     _check_tier(config, nets, tier)
   settings = config.algorithm
@@ -194,7 +223,7 @@ def _stored(path: pathlib.Path) -> dict[str, Any]:
     )
   if not (path / 'config.json').is_file():
     raise ConfigError(f'{path} has no config.json; give the folder of a run')
-  return config_lib.sentence(Folder(path).read, 'config.json')
+  return config_lib.as_config_error(Folder(path).read, 'config.json')
 
 
 def _check_tier(config: Config, nets: Networks, tier: int) -> None:
@@ -221,26 +250,6 @@ def _clients(dataset: Dataset, num_clients: int) -> Federation:
     size=jax.ShapeDtypeStruct(count, jnp.int32),
     labels=jax.ShapeDtypeStruct((num_clients, dataset.num_classes), jnp.int32),
     tier=jax.ShapeDtypeStruct(count, jnp.int32),
-  )
-
-
-def _server(folder: pathlib.Path, like: Tree) -> Tree:
-  """The server's state of the newest checkpoint that can be read."""
-  if not folder.is_dir():
-    raise ValueError(f'{folder.parent} has no checkpoints; run it first')
-  checkpoints = Checkpoints(folder, read_only=True)
-  damaged: Unreadable | None = None
-  try:
-    for step in checkpoints.steps():
-      try:
-        return checkpoints.restore_server(step, like)
-      except Unreadable as error:
-        warnings.warn(f'{error}; it is left out', stacklevel=2)
-        damaged = damaged or error
-  finally:
-    checkpoints.close()
-  raise damaged or ValueError(
-    f'{folder} holds no complete checkpoint; run it first'
   )
 
 

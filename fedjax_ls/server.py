@@ -42,7 +42,17 @@ class Message(NamedTuple):
 def start(
   model: Model, hyper: hyper_lib.Hyper, key: jax.Array, extra: Tree = ()
 ) -> ServerState:
-  """The server before the first round, with a newly initialized model."""
+  """The server before the first round, with a newly initialized model.
+
+  Args:
+    model: the network.
+    hyper: settings; reads `hyper.server`.
+    key: random key of the initial parameters.
+    extra: the method's own trees.
+
+  Returns:
+    The state.
+  """
   params, stats = model.init(key)
   opt = optimizer(hyper.server).init(params)
   return ServerState(params, stats, opt, extra)
@@ -70,7 +80,18 @@ def global_model(server: ServerState) -> tuple[Tree, Tree]:
 
 
 def client_weight(hyper: hyper_lib.Hyper, ctx: Ctx) -> jax.Array:
-  """What a client counts for: n_k or 1, by `server.weights`."""
+  """What a client counts for: n_k or 1, by `server.weights`.
+
+  Args:
+    hyper: settings; reads `hyper.server` and the method's class.
+    ctx: the client's; reads `ctx.size`, its number of examples.
+
+  Returns:
+    A float scalar.
+
+  Raises:
+    ValueError: `server.weights` is unknown.
+  """
   match hyper_lib.weights(hyper.server, hyper.method):
     case 'size':
       return ctx.size.astype(float)

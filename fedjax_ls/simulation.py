@@ -5,20 +5,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedjax_ls import adversarial as adversarial_lib
 from fedjax_ls import (
   algorithms,
+  attacks,
+  build,
   consistency,
   evaluate,
   loop,
-  robust,
   rules,
-  samplers,
-  uplinks,
 )
 from fedjax_ls import hyper as hyper_lib
-from fedjax_ls.config import Config, Partition
-from fedjax_ls.data.federation import Federation
+from fedjax_ls.config import (
+  Config,
+  Partition,
+  briefly,
+  check_group,
+  method_name,
+)
+from fedjax_ls.consistency import require
+from fedjax_ls.data.dataset import NO_CLIENTS, Dataset
+from fedjax_ls.data.federation import Federation, federate
 from fedjax_ls.models.base import Model
 from fedjax_ls.models.submodels import Submodels
 from fedjax_ls.placement import place
@@ -72,8 +78,10 @@ def fit(
   server: hyper_lib.Server | None = None,
   loss: hyper_lib.Loss | None = None,
   uplink: hyper_lib.Uplink | None = None,
+  attack: hyper_lib.Attack | None = None,
   adversarial: hyper_lib.Adversarial | None = None,
   sampler: Sampler | hyper_lib.Sampler | None = None,
+  fine_tune: int = 0,
   submodels: Submodels | None = None,
   rounds: int = 100,
   eval_every: int = 10,
@@ -93,10 +101,13 @@ def fit(
     server: what the server does.
     loss: what a client's loss has beside the model's own.
     uplink: what an update goes through on its way to the server.
+    attack: which clients lie, and how.
     adversarial: whether clients train on attacked examples, too; the model is
       then `models.dual_norm(...)`.
-    sampler: who takes part, by settings or as a sampler of one's own;
+    sampler: who takes part, by settings or as `SamplerFunctions` of one's own;
       everyone by default.
+    fine_tune: local steps that each client takes before it is judged, 0 for
+      none; `test` then has the rows of each client.
     submodels: slim versions of the model, for methods that need them.
     rounds: rounds in all.
     eval_every: rounds between evaluations.
@@ -125,22 +136,34 @@ def fit(
   >>> result.history[-1]['test/accuracy'] > 0.8
   True
   """
-  kind, settings = _method(method)
+  check_group('execution', Execution, execution)
+  require(
+    sampler is None or isinstance(sampler, Sampler | hyper_lib.Sampler),
+    f'sampler is given {briefly(sampler)}; give settings, '
+    'fedjax_ls.Sampler(name), or functions, '
+    'fedjax_ls.SamplerFunctions(init, sample)',
+  )
+  if isinstance(method, str):
+    method = algorithms.find(method).settings()
   own = sampler if isinstance(sampler, Sampler) else None
-  named = None if isinstance(sampler, Sampler) else sampler
+  groups: dict[str, Any] = {
+    'client': client,
+    'server': server,
+    'loss': loss,
+    'uplink': uplink,
+    'attack': attack,
+    'adversarial': adversarial,
+    'sampler': None if own else sampler,
+  }
   config = validate(
     Config(
       partition=Partition(kind='natural'),
       seed=seed,
       rounds=rounds,
       eval_every=eval_every,
-      algorithm=settings,
-      client=client or hyper_lib.Client(),
-      server=server or hyper_lib.Server(),
-      loss=loss or hyper_lib.Loss(),
-      sampler=named or hyper_lib.Sampler(),
-      uplink=uplink or hyper_lib.Uplink(),
-      adversarial=adversarial or hyper_lib.Adversarial(),
+      fine_tune=fine_tune,
+      algorithm=method,
+      **{k: group for k, group in groups.items() if group is not None},
     )
   )
   check_range('execution.chunk', execution.chunk, rules.COUNT)
@@ -148,36 +171,19 @@ def fit(
   consistency.check_model(model, federation)
   consistency.check_attacks(config.adversarial, model, federation)
   consistency.check_tiers(submodels, federation.tier)
+  kind = algorithms.METHODS[method_name(config)]
   if kind.needs_submodels and submodels is None:
     raise ValueError(
       f'method {kind.name!r} needs submodels but there are none; give '
       f'submodels={"depth" if kind.shallow else "width"}_submodels(module, '
       'x[:1], rates)'
     )
-  who = own or samplers.make(config.sampler, model)
-  parts = algorithms.Parts(model, who, submodels=submodels)
-  algorithm = kind.build(config.algorithm, parts)
-  algorithm = uplinks.through(algorithm, config.uplink)
-  algorithm = robust.reduced(algorithm, config.server)
-  algorithm = adversarial_lib.judged(algorithm, model, config.adversarial)
-  if algorithm.personal is not None and len(test) == 2:
-    raise ValueError(
-      f'method {kind.name!r} judges each client by a model of its own but '
-      'test = (x, y) names no clients; give (x, y, rows of each client)'
-    )
-  numbers = loop.numbers(
-    hyper_lib.Hyper(
-      config.client,
-      config.server,
-      config.algorithm,
-      config.loss,
-      config.sampler,
-      config.uplink,
-      adversarial=config.adversarial,
-    )
-  )
+  population = len(federation.size)
+  algorithm = build.assemble(config, model, submodels, population, own)
   tests = {'test': loop.evaluation_set(test[0], test[1], federation, *test[2:])}
-  consistency.check_own_models(kind, algorithm.personal, tests)
+  consistency.check_own_models(kind, algorithm.personal, tests, fine_tune)
+  federation = _with_wrong_labels(federation, config.attack)
+  numbers = build.numbers(config)
   with loop.memory_named(None):
     numbers, federation, tests = place((numbers, federation, tests), execution)
   job = loop.Job(algorithm, model, numbers, federation, tests, execution)
@@ -193,15 +199,14 @@ def fit(
   return Result(params, stats, history, state, job)
 
 
-def _method(method: Any) -> tuple[algorithms.Method, Any]:
-  """The method and its settings, from its name or its settings."""
-  if isinstance(method, str):
-    found = algorithms.find(method)
-    return found, found.settings()
-  for found in algorithms.METHODS.values():
-    if type(method) is found.settings:
-      return found, method
-  raise ValueError(
-    f'method = {method!r} is neither a name nor the settings of a method; '
-    f'use one of {", ".join(algorithms.METHODS)}'
-  )
+def _with_wrong_labels(
+  federation: Federation, attack: hyper_lib.Attack
+) -> Federation:
+  """The federation that clients have who flip their labels."""
+  if attack.kind != 'label_flip':
+    return federation
+  x, y, index, size, counts, tier = map(np.asarray, federation)
+  parts = [rows[:n] for rows, n in zip(index, size, strict=True)]
+  dataset = Dataset(x, y, x, y, NO_CLIENTS, NO_CLIENTS, counts.shape[1])
+  y = attacks.labels(attack, dataset, parts)
+  return federate(x, y, parts, num_classes=counts.shape[1], tier=tier)

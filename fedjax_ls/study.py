@@ -21,7 +21,6 @@ from fedjax_ls import config as config_lib
 from fedjax_ls.consistency import require
 from fedjax_ls.writers import Folder, Line, summary
 
-SEEDS = ('seed', 'train_seed', 'partition.seed', 'model.seed')
 ACCURACY = 'test/accuracy'
 
 
@@ -88,8 +87,8 @@ def varying(records: Sequence[Record]) -> list[str]:
   return [
     name
     for name in names
-    if name not in (*SEEDS, 'rounds')
-    and name.split('.')[0] not in ('execution', 'writers', 'diagnostics')
+    if name not in (*config_lib.SEEDS, 'rounds')
+    and name.split('.')[0] not in config_lib.OTHERS
     and len({_hashable(record.fields.get(name)) for record in records}) > 1
   ]
 
@@ -298,7 +297,7 @@ def _runs(workdir: str | os.PathLike) -> list[pathlib.Path]:
   )
   require(
     bool(found),
-    f'{workdir} holds no points of a study and no run; give its --workdir',
+    f'{workdir} holds no points of a study and no run; give its workdir',
   )
   return [file.parent for file in found]
 

@@ -18,6 +18,7 @@ from fedjax_ls import (
   mirrors,
   padding,
   samples,
+  unread,
 )
 from fedjax_ls import config as config_lib
 from fedjax_ls.build import Experiment, Plan
@@ -48,15 +49,15 @@ def train(config: Config, workdir: str | os.PathLike) -> dict[str, Any]:
   bytes in `metrics.jsonl` and the same parameters as a run that was never
   stopped; a finished run is left alone, unless `rounds` has grown.
 
+  With several processes each calls this with the same arguments and a folder
+  that all of them see; the first one writes.
+
   Args:
     config: the configuration.
     workdir: the run's folder, made if it is missing.
 
   Returns:
     The content of `summary.json`.
-
-  With several processes each calls this with the same arguments and a folder
-  that all of them see; the first one writes.
 
   Raises:
     ConfigError: a setting is wrong, or the folder holds another run, is
@@ -87,7 +88,7 @@ def _train(config: Config, shared: Folder, folder: Folder) -> dict[str, Any]:
     if finished(config, folder, checkpoints, done):
       print(
         f'finished: {folder.path} holds {done} of {config.rounds} rounds; '
-        'a larger --config.rounds continues'
+        'more rounds continue it'
       )
     else:
       _continue(config, folder, checkpoints, stored or {})
@@ -103,7 +104,20 @@ def _train(config: Config, shared: Folder, folder: Folder) -> dict[str, Any]:
 def finished(
   config: Config, folder: Folder, checkpoints: Checkpoints, done: int
 ) -> bool:
-  """Whether there is nothing to do; `metrics.jsonl` is then complete."""
+  """Whether there is nothing to do; `metrics.jsonl` is then complete.
+
+  Args:
+    config: of the run.
+    folder: the run's.
+    checkpoints: in it.
+    done: round of the newest.
+
+  Returns:
+    False also where that checkpoint is damaged.
+
+  Raises:
+    ValueError: `metrics.jsonl` has lost lines that belong to it.
+  """
   if done < config.rounds:
     return False
   try:
@@ -168,7 +182,7 @@ def check_stored(
     folder: where they are.
   """
   file = folder.path / 'config.json'
-  fix = 'restore it or use another --workdir'
+  fix = 'restore it or use another workdir'
   if stored is None:
     require(
       done == 0, f'{folder.path} holds checkpoints but no config.json; {fix}'
@@ -181,7 +195,7 @@ def check_stored(
   for name, (ours, theirs) in config_lib.differences(config, before).items():
     raise ConfigError(
       f'{name} = {ours!r} but {folder.path} holds a run with {theirs!r}; '
-      'use that value or another --workdir'
+      'use that value or another workdir'
     )
 
 
@@ -205,6 +219,8 @@ def _describe(
     f'rows {clients["rows_min"]}/{clients["rows_median"]:g}/'
     f'{clients["rows_max"]} (min/median/max), hash {clients["hash"][:12]}'
   )
+  for note in unread.notes(config):
+    print(note)
   for tier, spent in enumerate(experiment.costs):
     print(
       f'tier {tier}: {spent.macs} MACs an example, {spent.parameters} '
@@ -254,7 +270,7 @@ def write_description(
     require(
       before == now,
       f'the {name} has hash {now[:12]} but {folder.path} holds a run with '
-      f'{before[:12]}; the data changed: restore them or use another --workdir',
+      f'{before[:12]}; the data changed: restore them or use another workdir',
     )
   content = {
     'config': config_lib.to_dict(config),
@@ -303,22 +319,16 @@ def restore(start: State, folder: Folder, checkpoints: Checkpoints) -> State:
   Raises:
     Unreadable: there are checkpoints but all are damaged.
   """
-  damaged: Unreadable | None = None
-  for step in checkpoints.steps():
-    try:
-      state, record = checkpoints.restore(step, start)
-    except Unreadable as error:
-      print(f'the checkpoint of round {step} is damaged and left out')
-      damaged = damaged or error
-      continue
-    folder.cut_metrics(record['metrics_bytes'])
-    checkpoints.forget_after(step)
-    return state
-  if damaged is not None:
-    raise damaged
-  folder.cut_metrics(0)
-  checkpoints.forget_after(0)
-  return start
+  found = checkpoints.newest_readable(
+    lambda step: checkpoints.restore(step, start),
+    lambda step, _: print(
+      f'the checkpoint of round {step} is damaged and left out'
+    ),
+  )
+  step, (state, record) = found or (0, (start, {'metrics_bytes': 0}))
+  folder.cut_metrics(record['metrics_bytes'])
+  checkpoints.forget_after(step)
+  return state
 
 
 class Recorder:

@@ -50,6 +50,42 @@ class Ctx(NamedTuple):
   rank: Array | int = 0
 
 
+def context_of(
+  federation: Federation,
+  client: Array | int,
+  message: Tree,
+  state: Tree,
+  round: Array,
+  carry: Tree = (),
+) -> Ctx:
+  """What one client sees outside of a round, with a key that is no round's.
+
+  Args:
+    federation: all clients.
+    client: number of this one.
+    message: what the server broadcast, or its state.
+    state: the client's own.
+    round: number of the round.
+    carry: what an earlier phase left.
+  """
+  x, y, *own = federation
+  rows, size, labels, tier = (a[client] for a in own)
+  return Ctx(
+    message=message,
+    state=state,
+    carry=carry,
+    x=x,
+    y=y,
+    rows=rows,
+    size=size,
+    labels=labels,
+    tier=tier,
+    key=jax.random.key(0),
+    round=round,
+    id=jax.numpy.asarray(client),
+  )
+
+
 class Weighted(NamedTuple):
   """A value to be averaged and what it counts for.
 
@@ -190,8 +226,8 @@ def nobody(question: Question, ids: Array) -> Tree:
     ValueError: always.
   """
   raise ValueError(
-    'the sampler asks clients whose examples are on the host; put them on the '
-    'device or use another sampler'
+    'execution.data = host does not fit a sampler that asks clients about '
+    'examples; use execution.data = device or another sampler.name'
   )
 
 

@@ -27,7 +27,16 @@ from fedjax_ls.data.checks import require
 from fedjax_ls.data.federation import Federation
 from fedjax_ls.hyper import Hyper
 from fedjax_ls.hyper import Uplink as Settings
-from fedjax_ls.types import Algorithm, Array, Ctx, Phase, Tree, Upload, Weighted
+from fedjax_ls.types import (
+  Algorithm,
+  Array,
+  Ctx,
+  Phase,
+  Tree,
+  Upload,
+  Weighted,
+  context_of,
+)
 
 # Purpose that a client's key is folded with, away from those of training.
 _UPLINK = 1 << 20
@@ -289,17 +298,12 @@ def _update_shape(
   """Shapes and types of the update that a client of a method sends."""
 
   def update(federation: Federation, server, client) -> Tree:
-    x, y, index, size, labels, tier = map(jnp.asarray, federation)
+    federation = jax.tree.map(jnp.asarray, federation)
     zero, carry = jnp.zeros((), jnp.int32), ()
     for phase in algorithm.phases:
       message = phase.broadcast(hyper, server, zero)
-      upload = phase.client(
-        hyper,
-        Ctx(
-          message, client, carry, x, y, index[0], size[0], labels[0], tier[0],
-          jax.random.key(0), zero, zero,
-        ),
-      )  # fmt: skip
+      ctx = context_of(federation, zero, message, client, zero, carry)
+      upload = phase.client(hyper, ctx)
       carry = carry if upload.carry is None else upload.carry
     return update_of('uplink.error_feedback = True', upload)[0]
 

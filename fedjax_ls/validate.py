@@ -1,7 +1,6 @@
 """What a configuration must satisfy, checked before anything is compiled."""
 
-import difflib
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
 from fedjax_ls import (
@@ -16,18 +15,19 @@ from fedjax_ls import (
   robust,
   rules,
   samplers,
+  unread,
   uplinks,
 )
 from fedjax_ls import config as config_lib
 from fedjax_ls.config import Config, ConfigError
 from fedjax_ls.consistency import check_batches, require
-from fedjax_ls.data import KINDS, SOURCES, groups, text, tiers
+from fedjax_ls.data import KINDS, SOURCES, checks, groups, text, tiers
 from fedjax_ls.models import MODELS, conv, nets, norms, options_of
 from fedjax_ls.models.flax_model import LOSSES
 from fedjax_ls.models.submodels import exact_rates
 
 # Fields whose value is one of a few names.
-NAMES: dict[str, Iterable[str]] = {
+NAMES: dict[str, Collection[str]] = {
   'data.name': SOURCES,
   'data.target': text.TARGETS,
   'partition.kind': KINDS,
@@ -85,7 +85,7 @@ RANGES: dict[str, rules.Rule] = {
   'partition.classes_per_client': rules.COUNT,
   'partition.alpha': rules.POSITIVE,
   'partition.min_size': rules.COUNT,
-  'partition.iid_share': (lambda v: 0 <= v <= 1, 'choose it in [0, 1]'),
+  'partition.iid_share': rules.FRACTION,
   'partition.exponent': rules.POSITIVE,
   'partition.sigma': rules.NOT_NEGATIVE,
   'partition.num_groups': rules.COUNT,
@@ -113,7 +113,7 @@ RANGES: dict[str, rules.Rule] = {
   'model.norm_groups': rules.COUNT,
   'model.norm_eps': rules.POSITIVE,
   'client.learning_rate': rules.POSITIVE,
-  'client.decay': (lambda v: 0 < v <= 1, 'choose it in (0, 1]'),
+  'client.decay': rules.FACTOR,
   'client.horizon': rules.NOT_NEGATIVE,
   'client.milestones': (
     lambda v: list(v) == sorted(set(v)) and all(m > 0 for m in v),
@@ -133,7 +133,7 @@ RANGES: dict[str, rules.Rule] = {
   'loss.mu': rules.NOT_NEGATIVE,
   'loss.decorrelation': rules.NOT_NEGATIVE,
   'loss.tau': rules.NOT_NEGATIVE,
-  'loss.alpha': (lambda v: 0 <= v <= 1, 'choose it in [0, 1]'),
+  'loss.alpha': rules.FRACTION,
   'server.learning_rate': rules.POSITIVE,
   'server.momentum': rules.SHARE,
   'server.b1': rules.SHARE,
@@ -141,7 +141,7 @@ RANGES: dict[str, rules.Rule] = {
   'server.tau': rules.POSITIVE,
   'server.v0': rules.NOT_NEGATIVE,
   'server.byzantine': (lambda v: 0 <= v < 0.5, 'choose it in [0, 0.5)'),
-  'attack.share': (lambda v: 0 <= v <= 1, 'choose it in [0, 1]'),
+  'attack.share': rules.FRACTION,
   'attack.scale': rules.POSITIVE,
   'adversarial.steps': rules.NOT_NEGATIVE,
   'adversarial.share': rules.FRACTION,
@@ -150,7 +150,7 @@ RANGES: dict[str, rules.Rule] = {
   'uplink.links': links.RULE,
   'uplink.clip_norm': rules.POSITIVE,
   'uplink.noise': rules.NOT_NEGATIVE,
-  'uplink.keep': (lambda v: 0 < v <= 1, 'choose it in (0, 1]'),
+  'uplink.keep': rules.FACTOR,
   'uplink.levels': (
     lambda v: v >= 1 and v == int(v),
     'choose a whole number, 1 or more',
@@ -160,7 +160,7 @@ RANGES: dict[str, rules.Rule] = {
   'sampler.sketch_size': rules.COUNT,
   'sampler.subset': rules.NOT_NEGATIVE,
   'sampler.exploration': rules.FRACTION,
-  'sampler.exploration_decay': (lambda v: 0 < v <= 1, 'choose it in (0, 1]'),
+  'sampler.exploration_decay': rules.FACTOR,
   'sampler.exploration_floor': rules.FRACTION,
   'sampler.cutoff': rules.FRACTION,
   'sampler.straggler_penalty': rules.NOT_NEGATIVE,
@@ -203,15 +203,17 @@ def validate(config: Config) -> Config:
   # A source may name a variant after a colon.
   values['data.name'] = values['data.name'].partition(':')[0]
   for name, names in NAMES.items():
-    _one_of(name, values[name], names)
+    if values[name] not in names:
+      raise ConfigError(str(checks.unknown(name, values[name], names)))
   method = algorithms.METHODS[config_lib.method_name(config)]
   own = {f'algorithm.{name}': rule for name, rule in method.ranges.items()}
   for name, rule in {**RANGES, **own}.items():
     check_range(name, values[name], rule)
   _check_model(config.model)
+  unread.check(config)
   _check_together(config)
-  config_lib.sentence(mirrors.check, config.writers.extra)
-  config_lib.sentence(method.check, config)
+  config_lib.as_config_error(mirrors.check, config.writers.extra)
+  config_lib.as_config_error(method.check, config)
   return config
 
 
@@ -288,16 +290,6 @@ def _check_model(model: config_lib.Model) -> None:
   )
 
 
-def _one_of(name: str, value: str, names: Iterable[str]) -> None:
-  names = list(names)
-  if value not in names:
-    near = difflib.get_close_matches(value, names, 1, 0.0)
-    raise ConfigError(
-      f'{name} = {value!r} is unknown; did you mean {near[0]!r}? '
-      f'({", ".join(names)})'
-    )
-
-
 def _check_together(config: Config) -> None:
   """Fields that must fit each other."""
   client = config.client
@@ -340,8 +332,8 @@ def _check_together(config: Config) -> None:
     f'partition.num_clients = {config.partition.num_clients}; lower it',
   )
   weights = hyper.weights(config.server, config.algorithm)
-  config_lib.sentence(uplinks.check, config.uplink, weights)
-  config_lib.sentence(robust.check, config.server, weights)
+  config_lib.as_config_error(uplinks.check, config.uplink, weights)
+  config_lib.as_config_error(robust.check, config.server, weights)
   _check_samples(config)
   _check_diagnostics(config)
   _check_sampler(config.sampler)
@@ -352,7 +344,7 @@ def _check_together(config: Config) -> None:
     'sizes of hidden layers',
   )
   fitting = [name for name, m in algorithms.METHODS.items() if m.adversarial]
-  config_lib.sentence(
+  config_lib.as_config_error(
     adversarial.check, config.adversarial, config.clock, method.name, fitting
   )
   if method.needs_submodels:

@@ -36,7 +36,7 @@ class Folder:
       (self.path / 'plots').mkdir(parents=True, exist_ok=True)
     except OSError as error:
       raise ValueError(
-        f'--workdir={path} cannot be made ({error.strerror}); '
+        f'workdir = {path} cannot be made ({error.strerror}); '
         'give a folder that you may write to'
       ) from error
 
@@ -58,7 +58,7 @@ class Folder:
       except BlockingIOError as error:
         raise ValueError(
           f'{self.path} is in use by another process; wait for it or use '
-          'another --workdir'
+          'another workdir'
         ) from error
       yield
 
@@ -107,7 +107,7 @@ class Folder:
     if size < num_bytes:
       raise ValueError(
         f'{file} has {size} bytes but its checkpoint was made at {num_bytes}; '
-        'restore the file or use another --workdir'
+        'restore the file or use another workdir'
       )
     if size > num_bytes and self.metrics_after(num_bytes) == tail:
       return
@@ -158,7 +158,7 @@ def read_json(file: pathlib.Path) -> Any:
     return json.loads(file.read_text()) if file.exists() else None
   except ValueError as error:
     raise ValueError(
-      f'{file} cannot be read ({error}); restore it or use another --workdir'
+      f'{file} cannot be read ({error}); restore it or use another workdir'
     ) from error
 
 

@@ -6,11 +6,11 @@
 #
 # - Zhang et al. Understanding the role of layer normalization in label-skewed
 #   federated learning. TMLR 2024: without a norm, local training forgets the
-#   classes that a client has not; feature normalization (FN) and layer
-#   normalization (LN) hold against it.
+#   classes that a client does not have; feature normalization (FN) and layer
+#   normalization (LN) counteract it.
 # - Shi et al. Towards understanding and mitigating dimensional collapse in
 #   heterogeneous federated learning. ICLR 2023: features end up in few
-#   dimensions; a decorrelation term (FedDecorr) holds against it.
+#   dimensions; a decorrelation term (FedDecorr) counteracts it.
 
 # %%
 import os

@@ -100,7 +100,7 @@ plt.show()
 model = fl.flax_model(fl.MLP(10, norm='ln'), data.x_train[:1])
 result = results['layer norm']
 outputs, _ = model.apply(result.params, result.stats, data.x_test[:8])
-print('said', outputs.logits.argmax(-1), 'is', data.y_test[:8])
+print('predicted', outputs.logits.argmax(-1), 'true', data.y_test[:8])
 
 # %% [markdown]
 # Next: `label_shift` looks into the clients, `submodels` gives weak clients

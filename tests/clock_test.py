@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -127,9 +128,7 @@ def test_late_clients_are_dead_slots(method):
   expected = toy.run(p.with_cohorts(cohorts), 4)
   found = toy.run(with_cohorts(clocked(p, SPEEDS), COHORTS), 4)
   for name in ('server', 'clients', 'tally'):
-    a, b = getattr(expected, name), getattr(found, name)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-      np.testing.assert_array_equal(x, y)
+    chex.assert_trees_all_equal(getattr(expected, name), getattr(found, name))
 
 
 @pytest.mark.parametrize('optimizer', ['momentum', 'adam'])

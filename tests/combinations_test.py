@@ -1,6 +1,7 @@
 """Parts combine: every pair of options runs, or is refused with a reason."""
 
 import functools
+import itertools
 
 import jax
 import numpy as np
@@ -65,6 +66,15 @@ def test_reasons_name_a_field_and_the_fix():
   for why in refused().values():
     assert '=' in why
     assert ';' in why
+
+
+def test_the_rows_hold_every_refused_pair_once():
+  found = [
+    pair
+    for these, those, _ in combinations.rows()
+    for pair in itertools.product(these, those)
+  ]
+  assert sorted(found) == sorted((x, y) for (_, x), (_, y) in refused())
 
 
 def test_the_readme_says_what_is_refused():

@@ -199,7 +199,7 @@ def test_a_run_that_is_looked_at_has_the_same_results(tmp_path):
   spectra.draw([str(seen), str(seen)], str(picture), at=4)
   assert picture.read_bytes()[:4] == b'\x89PNG'
   for arguments, message in {
-    ((), ''): 'workdirs and --out are needed',
+    ((), ''): 'workdir and --out are needed',
     ((str(tmp_path),), 'a.png'): 'has no config.json',
     ((str(plain),), 'a.png'): 'has no diagnostics',
     ((str(seen),), 'a.png', 6): 'use one of 4, 8',

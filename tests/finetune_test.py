@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from fedjax_ls import build, finetune, loop
+from fedjax_ls import algorithms, build, finetune, hyper, loop
+from fedjax_ls.config import ConfigError
 from fedjax_ls.validate import validate
 from tests import oracles, toy
 from tests.combinations_test import base
@@ -46,6 +47,21 @@ def test_a_configuration_judges_tuned_models():
     metrics, _ = programs.judge(job.hyper, job.federation, state, job.tests)
     losses.append(float(metrics['test/loss']))
   assert losses[1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'named'),
+  [
+    ('algorithm', algorithms.find('depthfl').settings(), 'method depthfl, '),
+    ('sampler', hyper.Sampler('pow_d', 3), "sampler.name = 'pow_d', which"),
+  ],
+)
+def test_a_refusal_names_the_method_or_the_sampler(field, value, named):
+  config = base()
+  config.fine_tune = 2
+  setattr(config, field, value)
+  with pytest.raises(ConfigError, match=f'fine_tune = 2 does not fit {named}'):
+    build.prepare(validate(config))
 
 
 @pytest.mark.parametrize(

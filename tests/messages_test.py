@@ -1,6 +1,7 @@
 """Each bad input gets one sentence: the field, its value and the fix."""
 
 import contextlib
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 import fedjax_ls as fl
 from experiments import commandline
 from fedjax_ls import config as config_lib
+from fedjax_ls import unread
 from fedjax_ls import validate as validate_lib
 from fedjax_ls.train import train
 from fedjax_ls.writers import Folder
@@ -104,6 +106,57 @@ def test_wrong_element_of_a_tuple():
 def test_wrong_algorithm_settings():
   with says('algorithm', 'fedjax_ls.algorithms.find'):
     validate_lib.validate(fl.Config(algorithm='scaffold'))
+
+
+@pytest.mark.parametrize('field', unread.REFUSED)
+def test_a_value_that_nothing_reads(field):
+  decides, readers = unread.REFUSED[field]
+  kind, default = config_lib.leaves(fl.Config())[field]
+  config = example()
+  text = 'code' if 'scale' in field else 'last'
+  other = {bool: not default, str: text, int: 3, float: 0.25}
+  value = other.get(kind, (3,))
+  config_lib.set_field(config, field, value)
+  with says(f'{field} = {value!r} is not read with {decides} = ', 'leave it'):
+    validate_lib.validate(config)
+  kind, before = config_lib.leaves(config)[decides]
+  reader = readers[0] if type(before) is not tuple else (readers[0],)
+  config_lib.set_field(config, decides, reader)
+  unread.check(config)
+
+
+def test_numbers_of_another_partition_are_told(tmp_path, capsys):
+  config = tiny(rounds=2, partition__alpha=0.5)
+  train(config, tmp_path)
+  assert 'partition.alpha = 0.5 is not read' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('field', unread.TOLD)
+def test_studies_may_set_a_number_for_some_of_their_lines(field):
+  config = example()
+  config.partition.kind = 'iid'
+  default = config_lib.leaves(config)[field][1]
+  config_lib.set_field(config, field, 'x' if default == '' else 0.25)
+  (note,) = unread.notes(config)
+  assert note.startswith(f'{field} = ')
+
+
+GROUPS = [
+  (field.name, field.type)
+  for field in dataclasses.fields(fl.Config)
+  if dataclasses.is_dataclass(field.type)
+]
+
+
+@pytest.mark.parametrize(('group', 'kind'), GROUPS)
+@pytest.mark.parametrize(
+  ('value', 'given'),
+  [(None, 'None'), (lambda x: x, "function '<lambda>'"), ({}, 'a dict')],
+)
+def test_something_else_in_the_place_of_a_group(group, kind, value, given):
+  parts = f'{group} is given', given, f'{kind.__module__}.{kind.__name__}(...)'
+  with says(*parts):
+    validate_lib.validate(fl.Config(**{group: value}))
 
 
 def test_cohort_larger_than_population():
@@ -251,7 +304,7 @@ def test_unknown_option_of_a_method(tmp_path):
 def test_workdir_that_is_a_file(tmp_path):
   file = tmp_path / 'file'
   file.touch()
-  with says('--workdir', str(file), 'give a folder'):
+  with says(f'workdir = {file}', 'give a folder'):
     train(example(), file)
 
 
@@ -261,21 +314,21 @@ def test_workdir_of_another_run(tmp_path):
   tree = {'config': config_lib.to_dict(before)}
   tree |= {'resolved': {}, 'data': {}, 'partition': {}}
   (tmp_path / 'config.json').write_text(json.dumps(tree))
-  with says('client.learning_rate = 0.1', '0.3', 'another --workdir'):
+  with says('client.learning_rate = 0.1', '0.3', 'another workdir'):
     train(example(), tmp_path)
 
 
 @pytest.mark.parametrize('text', ['{', '{}', '[]', '{"config": 3}'])
 def test_workdir_whose_configuration_is_damaged(tmp_path, text):
   (tmp_path / 'config.json').write_text(text)
-  with says('config.json', 'another --workdir'):
+  with says('config.json', 'another workdir'):
     train(example(), tmp_path)
 
 
 def test_workdir_without_its_configuration(tmp_path):
   train(tiny(rounds=2), tmp_path)
   (tmp_path / 'config.json').unlink()
-  with says(str(tmp_path), 'no config.json', 'another --workdir'):
+  with says(str(tmp_path), 'no config.json', 'another workdir'):
     train(tiny(rounds=4), tmp_path)
 
 
@@ -283,7 +336,7 @@ def test_workdir_without_its_results(tmp_path):
   train(tiny(rounds=2), tmp_path)
   (tmp_path / 'metrics.jsonl').unlink()
   for rounds in (2, 4):
-    with says('metrics.jsonl has 0 bytes', 'another --workdir'):
+    with says('metrics.jsonl has 0 bytes', 'another workdir'):
       train(tiny(rounds=rounds), tmp_path)
 
 
@@ -300,7 +353,7 @@ def test_other_data_under_the_same_partition(tmp_path):
   train(config, tmp_path)
   archive(tmp_path, x_test=np.full((20, 3), 2, np.float32))
   config.rounds = 4
-  with says('the data has hash', 'the data changed', 'another --workdir'):
+  with says('the data has hash', 'the data changed', 'another workdir'):
     train(config, tmp_path)
 
 
@@ -344,6 +397,8 @@ ARGUMENTS = [
   ([DIGITS, '--workdir=w', '--rounds=3'], ('--rounds', '--config.rounds?')),
   ([DIGITS, '--workdri=w'], ('--workdri', 'mean --workdir?')),
   ([DIGITS, '--workdir=w', 'rounds=3'], ("'rounds=3'", 'no flag')),
+  ([DIGITS, '--workdir=w', '--'], ("'--'", 'no flag')),
+  ([DIGITS, '--workdir=w', '--', 'x'], ("'--'", 'no flag')),
   (
     [DIGITS, '--workdir=w', '--config.client.clip', 'false'],
     ("'false'", 'no flag'),
@@ -422,6 +477,34 @@ def test_process_prints_one_sentence(tmp_path, arguments, status, message):
   assert done.stderr.count('\n') == 1
 
 
+@pytest.mark.parametrize(
+  ('command', 'message'),
+  [
+    (
+      'spectra --workdirs=w --out=x.png',
+      'flag --workdirs is unknown; did you mean --workdir?',
+    ),
+    (
+      'spectra --workdir=w --out=x.png --round=last',
+      "flag --round=last: invalid literal for int() with base 10: 'last'",
+    ),
+    ('export w', "argument 'w' is no flag; write --FLAG=VALUE, and values"),
+    ('gradalign --', "argument '--' is no flag; write --FLAG=VALUE, and"),
+    ('recovery --workdir=w', 'w holds no points of a study and no run; give'),
+  ],
+)
+def test_a_command_without_a_configuration(command, message):
+  done = subprocess.run(
+    [sys.executable, '-m', *f'experiments.{command}'.split()],
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+  )
+  assert done.returncode == 2
+  assert done.stderr.startswith(f'error: {message}'), done.stderr
+  assert done.stderr.count('\n') == 1
+
+
 X = np.ones((4, 2), np.float32)
 Y = np.array([0, 1, 0, 1])
 
@@ -436,7 +519,21 @@ FITS = [
   ({'method': 'width'}, 'give submodels='),
   ({'method': 'ifca'}, 'rows of each client'),
   ({'method': 'ifca', 'test': (X, Y, [[], []])}, 'no client has test rows'),
-  ({'method': 3}, 'neither a name nor'),
+  ({'method': 3}, 'the method, algorithm, is given 3; give settings'),
+  ({'client': fl.Server()}, 'client is given a Server; give settings'),
+  ({'server': {}}, r'server is given a dict; .* fedjax_ls.hyper.Server\('),
+  ({'sampler': lambda *a: a}, r'given a function .*SamplerFunctions\('),
+  ({'execution': fl.config.Execution()}, 'fedjax_ls.types.Execution'),
+  ({'fine_tune': 2}, 'fine_tune = 2 judges .* rows of each client'),
+  ({'attack': fl.Attack('lie')}, "attack.kind = 'lie' is unknown"),
+  (
+    {
+      'method': 'ifca',
+      'test': (X, Y, [[0, 1], [2, 3]]),
+      'server': fl.Server(reduction='krum', weights='uniform'),
+    },
+    "server.reduction = 'krum' does not fit method ifca, which",
+  ),
   ({'method': 'fedavgg'}, "did you mean 'fedavg'"),
   ({'method': METHODS['fedga'].settings(beta=-1)}, 'algorithm.beta = -1.0'),
   ({'method': METHODS['ifca'].settings(clusters=0)}, 'choose 1 or more'),

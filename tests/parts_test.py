@@ -81,7 +81,7 @@ def config(method, **changes):
     (
       'feddecorr',
       {'loss__terms': ('proximal', 'decorrelation')},
-      "repeats the term 'decorrelation' of the method itself; leave it out",
+      "repeats the term 'decorrelation' of method feddecorr; leave it out",
     ),
     (
       'feddecorr',
@@ -91,22 +91,22 @@ def config(method, **changes):
     (
       'fedlc',
       {'loss__calibration': 'fedrs'},
-      "loss.calibration = 'fedrs' does not go with .*; use none",
+      "'fedrs' does not go with method fed(lc|rs), .*; use none",
     ),
     (
       'fedrs',
       {'loss__calibration': 'fedrs'},
-      "loss.calibration = 'fedrs' does not go with .*; use none",
+      "'fedrs' does not go with method fed(lc|rs), .*; use none",
     ),
     (
       'fedrs',
       {'model__loss': 'squared_error'},
-      "model.loss = 'squared_error' has no classes, .*; use cross_entropy",
+      "'squared_error' has no classes, .* method fed(lc|rs) .*; use cross",
     ),
     (
       'fedlc',
       {'model__loss': 'squared_error'},
-      "model.loss = 'squared_error' has no classes, .*; use cross_entropy",
+      "'squared_error' has no classes, .* method fed(lc|rs) .*; use cross",
     ),
     ('fedsam', {'client__sam': True}, 'client.sam = True repeats what'),
     ('fedrs', {'algorithm__alpha': 1.5}, r'algorithm.alpha = 1.5 .* \[0, 1\]'),

@@ -1,6 +1,9 @@
 """Clusters that a run found against the groups that were planted."""
 
+import shutil
+
 import numpy as np
+import pytest
 
 from experiments import recovery
 from fedjax_ls import build, study
@@ -43,6 +46,24 @@ def test_clusters_are_those_of_the_last_checkpoint(tmp_path):
   assert table.header == ['', 'clusters', 'adjusted Rand index']
   assert table.rows[0][1] == str(len(np.unique(found)))
   assert recovery._score(np.array([2, 2, 0]), np.array([0, 0, 1])) == (2, 1.0)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path):
+  config = tiny(
+    'ifca', rounds=2, eval_every=1, partition__kind='iid',
+    partition__num_clients=4, partition__transform='rotation',
+    partition__num_groups=2,
+  )  # fmt: skip
+  train(config, tmp_path)
+  (record,) = study.read(tmp_path)
+  shutil.rmtree(tmp_path / 'checkpoints' / '2' / 'state')
+  with pytest.warns(UserWarning, match='round 2 .* is damaged'):
+    found, _ = recovery.clusters(record)
+  assert found.shape == (4,)
+  shutil.rmtree(tmp_path / 'checkpoints' / '1' / 'state')
+  refused = says('round 2', 'is damaged; restore')
+  with pytest.warns(UserWarning, match='is damaged'), refused:
+    recovery.clusters(record)
 
 
 def test_runs_without_clusters_are_refused(tmp_path):

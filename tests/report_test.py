@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import pathlib
 import re
 import subprocess
 import sys
@@ -18,6 +19,9 @@ from fedjax_ls import data, diagnostic_plots, report, study
 from fedjax_ls.writers import Folder
 from tests.messages_test import says
 
+READMES = sorted(
+  (pathlib.Path(__file__).parent.parent / 'configs').glob('*/README.md')
+)
 ROWS = {
   'FedAvg': {'algorithm': 'fedavg'},
   'LN': {'algorithm': 'fedavg', 'model.norm': 'ln'},
@@ -97,6 +101,36 @@ def test_the_choice_on_test_is_marked(tmp_path):
   assert '| fedavg | 70.0† | 0.3 | 5 |' in text
   assert 'these numbers flatter' in text
   assert 'validation data; the' not in text
+
+
+def test_what_is_written_around_a_report_stays(workdir, tmp_path):
+  sections = report.sections(list(cells_of(workdir).values()))[:1]
+  readme = tmp_path / 'README.md'
+  report.write('T', sections, tmp_path)
+  first = readme.read_text()
+  assert first == report.markdown('T', sections)
+  report.write('Other', sections, tmp_path)
+  assert readme.read_text() == first
+  begin, end = report.pages.MARKS
+  around = first.replace(begin, f'Before.\n\n{begin}') + '\n## After\n'
+  readme.write_text(around.replace('FedAvg', 'an older line'))
+  report.write('T', sections, tmp_path)
+  assert readme.read_text() == around
+  readme.write_text('By hand.')
+  report.write('T', sections, tmp_path)
+  assert readme.read_text() == f'By hand.\n\n{begin}{first.split(begin)[1]}'
+  readme.write_text(around.replace(end, ''))
+  with pytest.raises(ValueError, match=f'no {end} after it; put it where'):
+    report.write('T', sections, tmp_path)
+  assert '## After' in readme.read_text()
+
+
+@pytest.mark.parametrize('path', READMES, ids=lambda path: path.parent.name)
+def test_reports_of_configurations_are_marked(path):
+  title, begin, rest = path.read_text().partition(report.pages.MARKS[0])
+  assert title.startswith('# ')
+  assert '## Test accuracy' in rest.partition(report.pages.MARKS[1])[0]
+  assert begin
 
 
 def test_results_as_text(workdir):
@@ -232,7 +266,7 @@ def test_the_cost_of_a_target(tmp_path):
   assert report.to_target(cells, 'norm=none').header[1] == 'to 53 %'
   never = report.to_target(cells, 'norm=none', 0.99).rows[0]
   assert never == ['norm=ln', '0 of 3', *2 * [report.tables.NONE]]
-  with says('--target=60.0 is no accuracy'):
+  with says('target = 60.0 is no accuracy'):
     report.sections(cells, target=60.0)
 
 
@@ -341,4 +375,4 @@ def test_the_command_writes_one_page_that_needs_nothing_else(workdir):
     [*command, '--reference=FN'], capture_output=True, text=True
   )
   assert done.returncode == 2
-  assert '--reference=FN is no row; choose one of' in done.stderr
+  assert "reference = 'FN' is no row; choose one of" in done.stderr

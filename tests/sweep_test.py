@@ -279,7 +279,8 @@ def test_a_point_goes_on_as_a_single_run(tmp_path, singles):
   assert_same_results(folder, single)
 
 
-def test_structures_compile_once_each(tmp_path, monkeypatch):
+def test_structures_compile_once_each(tmp_path, monkeypatch, capsys):
+  """And spread over the devices, unless they are told otherwise."""
   traces = counted(monkeypatch)
   base = plain(rounds=2)
   points = study(base, 'model.norm=none,fn;client.learning_rate=0.1,0.2')
@@ -288,6 +289,7 @@ def test_structures_compile_once_each(tmp_path, monkeypatch):
   sweep.run(points, tmp_path)
   # Other numbers of clients are other shapes.
   assert len(traces) == 4
+  assert '2 points, 2 at a time on 2 devices' in capsys.readouterr().out
 
 
 def test_a_diverging_point_leaves_its_neighbours_alone(tmp_path, monkeypatch):
@@ -331,7 +333,7 @@ def whole(tmp_path_factory) -> pathlib.Path:
   """Two batches of two points, which nobody stopped."""
   root = tmp_path_factory.mktemp('whole')
   points = study(dirichlet(writers__checkpoint_every=2), TEXT)
-  sweep.run(points, root, sweep.Options(points_at_once=2))
+  sweep.run(points, root, sweep.Options(points_at_once=2, devices=1))
   return root
 
 
@@ -348,7 +350,7 @@ def test_a_killed_study_ends_with_the_same_bits(
   tmp_path, monkeypatch, whole, owner, what, call
 ):
   points = study(dirichlet(writers__checkpoint_every=2), TEXT)
-  options = sweep.Options(points_at_once=2)
+  options = sweep.Options(points_at_once=2, devices=1)
   interrupted(monkeypatch, points, tmp_path, options, owner, what, call)
   assert sweep.run(points, tmp_path, options)['finished'] == points
   for point in points:
@@ -364,7 +366,7 @@ def test_a_damaged_checkpoint_throws_one_point_back(
   tmp_path, monkeypatch, whole, step
 ):
   points = study(dirichlet(writers__checkpoint_every=2), TEXT)
-  options = sweep.Options(points_at_once=2)
+  options = sweep.Options(points_at_once=2, devices=1)
   owner, what, call = (Run, 'checkpoint', 4)
   if step == '6':
     owner, what, call = (train_lib, 'conclude', 2)
@@ -387,9 +389,9 @@ def test_a_study_that_goes_on_otherwise_is_the_same_up_to_rounding(
 ):
   """With other options, more rounds and fewer points."""
   points = study(dirichlet(writers__checkpoint_every=2), TEXT)
-  first = sweep.Options(points_at_once=2)
+  first = sweep.Options(points_at_once=2, devices=1)
   interrupted(monkeypatch, points, tmp_path, first, Run, 'checkpoint', 4)
-  sweep.run(points[:3], tmp_path, sweep.Options(points_at_once=1))
+  sweep.run(points[:3], tmp_path, sweep.Options(points_at_once=1, devices=1))
   assert len(list((tmp_path / 'groups').iterdir())) == 2
   longer = study(dirichlet(writers__checkpoint_every=2, rounds=8), TEXT)
   sweep.run(longer, tmp_path, first)
@@ -439,14 +441,14 @@ def test_shares_of_machines_merge_by_copying(tmp_path, monkeypatch):
   done = sweep.run(shares[0] + shares[2], tmp_path / 'all')
   assert len(done['finished']) == 4
   assert not traces
-  with says('--index=3 --of=3'):
+  with says('index = 3 is no share of 3'):
     sweep.share(points, 3, 3)
 
 
 def test_halving_keeps_the_best_settings(tmp_path, monkeypatch):
   base = plain(data__validation=0.2, rounds=4)
   points = study(base, 'client.learning_rate=0.1,0.001,0.3;seed=0,1')
-  options = sweep.Options(halving=halving.parse('2:1'))
+  options = sweep.Options(devices=1, halving=halving.parse('2:1'))
   done = sweep.run(points, tmp_path, options)
   means: dict[float, list[float]] = {}
   for point in points:
@@ -565,7 +567,7 @@ def test_narrow_clients_of_several_points_choose_one_network():
   base = plain(sampler__name='uniform', sampler__cohort_size=4)
   base.algorithm = fl.algorithms.find('width').settings(rates=('1', '1/2'))
   (group,) = groups.prepare(study(base, 'client.learning_rate=0.1,0.2'))
-  ready = launch.fitting(group, sweep.Options(points_at_once=2))
+  ready = launch.fitting(group, sweep.Options(points_at_once=2, devices=1))
   assert ready.layout.points == 2
   assert ' conditional(' in ready.compiled.advance.as_text()
 
@@ -597,19 +599,21 @@ def test_memory_makes_fewer_points_and_clients_at_a_time(monkeypatch):
     tried.clear()
     limit = budget / build.MEMORY_SHARE
     monkeypatch.setattr(build, 'free_bytes', lambda: limit)
-    launch.fitting(group, sweep.Options())
+    launch.fitting(group, sweep.Options(devices=1))
     return tried
 
   assert room(100) == [(4, 10), (2, 10)]
   assert room(10) == [(4, 10), (2, 10), (1, 10)]
   assert room(2) == [(4, 10), (2, 10), (1, 10), (1, 5), (1, 2)]
-  with pytest.raises(fl.OutOfMemory, match='use --points_at_once=2'):
-    launch.fitting(group, sweep.Options(points_at_once=4))
+  with pytest.raises(fl.OutOfMemory, match='use points_at_once = 2'):
+    launch.fitting(group, sweep.Options(points_at_once=4, devices=1))
 
 
 def test_a_dry_run_tells_and_leaves_no_trace(tmp_path):
   points = study(tiny(), 'client.learning_rate=0.1,0.2;seed=0,1;model.norm=ln')
-  told = '\n'.join(sweep.dry_run(points, str(tmp_path), sweep.Options()))
+  told = '\n'.join(
+    sweep.dry_run(points, str(tmp_path), sweep.Options(devices=1))
+  )
   for part in (
     '4 points, 0 of them done',
     'client.learning_rate: 2 values, number',

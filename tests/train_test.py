@@ -84,8 +84,16 @@ def test_the_round_is_selected_on_validation(tmp_path):
   assert result['best_on_test'] == tested
 
 
-def test_a_run_and_one_call_are_the_same_loop(tmp_path):
-  config = tiny('scaffold', sampler__name='uniform', sampler__cohort_size=4)
+@pytest.mark.parametrize(
+  ('method', 'more'),
+  [
+    ('scaffold', {}),
+    ('fedavg', {'attack': fl.Attack('sign_flip'), 'fine_tune': 2}),
+    ('fedavg', {'attack': fl.Attack('label_flip')}),
+  ],
+)
+def test_a_run_and_one_call_are_the_same_loop(tmp_path, method, more):
+  config = tiny(method, sampler__name='uniform', sampler__cohort_size=4, **more)
   train(config, tmp_path)
   dataset = fl.data.load('digits')
   partition = fl.data.classes(dataset.y_train, 10, 1, 0, dataset.y_test)
@@ -95,11 +103,12 @@ def test_a_run_and_one_call_are_the_same_loop(tmp_path):
     ),
     fl.federate(dataset.x_train, dataset.y_train, partition.train),
     test=(dataset.x_test, dataset.y_test, partition.test),
-    method='scaffold',
+    method=method,
     client=fl.Client(amount=3),
     sampler=fl.samplers.uniform(4),
     rounds=6,
     eval_every=2,
+    **more,
   )  # fmt: skip
   assert result.history == lines(tmp_path)
 
@@ -235,7 +244,7 @@ def test_checkpoint_of_other_arrays_is_refused(tmp_path):
   checkpoints = Checkpoints(tmp_path)
   checkpoints.save(_state(), {})
   other = _state()._replace(seed=jnp.int32(0))
-  with pytest.raises(ValueError, match=r'\.seed.*another --workdir'):
+  with pytest.raises(ValueError, match=r'\.seed.*another workdir'):
     checkpoints.restore(5, other)
   checkpoints.close()
 

@@ -107,8 +107,8 @@ def has_term(name: str) -> Callable[[Any], None]:
   def check(config) -> None:
     require(
       name not in config.loss.terms,
-      f'loss.terms = {config.loss.terms!r} repeats the term {name!r} of the '
-      'method itself; leave it out',
+      f'loss.terms = {config.loss.terms!r} repeats the term {name!r} of '
+      f'method {_method(config)}; leave it out',
     )
 
   return check
@@ -132,11 +132,16 @@ def has_calibration(config) -> None:
   """`Method.check` of a method that calibrates logits itself."""
   require(
     config.loss.calibration == 'none',
-    f'loss.calibration = {config.loss.calibration!r} does not go with a method '
-    'that calibrates logits itself; use none',
+    f'loss.calibration = {config.loss.calibration!r} does not go with method '
+    f'{_method(config)}, which calibrates logits itself; use none',
   )
   require(
     config.model.loss == 'cross_entropy',
-    f'model.loss = {config.model.loss!r} has no classes, which the method '
-    'calibrates logits by; use cross_entropy or another method',
+    f'model.loss = {config.model.loss!r} has no classes, by which method '
+    f'{_method(config)} calibrates logits; use cross_entropy or another method',
   )
+
+
+def _method(config) -> str:
+  """Its name: that of the class of its settings, in small letters."""
+  return type(config.algorithm).__name__.lower()

@@ -140,7 +140,17 @@ class Conv(nn.Module):
 
 
 def conv_native(x: Array, kernel: Array, strides, padding) -> Array:
-  """The convolution of `Conv` as one XLA operation; depthwise by its kernel."""
+  """The convolution of `Conv` as one XLA operation; depthwise by its kernel.
+
+  Args:
+    x: `[B, H, W, C]`.
+    kernel: `[h, w, C, F]`, or `[h, w, 1, C]` for a depthwise one.
+    strides: vertical and horizontal step.
+    padding: as in `Conv`.
+
+  Returns:
+    `[B, H', W', F]`.
+  """
   return lax.conv_general_dilated(
     x,
     kernel,
@@ -156,6 +166,15 @@ def conv_matmul(x: Array, kernel: Array, strides, padding) -> Array:
 
   Its gradient inside `shard_map` needs `x` and `kernel` to vary over the same
   mesh axes: cast what does not with `jax.lax.pcast`, or JAX raises.
+
+  Args:
+    x: `[B, H, W, C]`.
+    kernel: `[h, w, C, F]`.
+    strides: vertical and horizontal step.
+    padding: as in `Conv`.
+
+  Returns:
+    `[B, H', W', F]`.
   """
   x = _padded(x, kernel, strides, padding)
   height, width, inputs, features = kernel.shape

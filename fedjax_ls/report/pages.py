@@ -27,6 +27,9 @@ COSTS = {
 }
 
 
+# In a `README.md` the report stands between these.
+MARKS = '<!-- report -->', '<!-- end of report -->'
+
 # Curves of which one ends so many times later share a logarithmic axis.
 FAR = 8
 
@@ -72,14 +75,14 @@ def sections(
   """
   require(
     0 <= target <= 1,
-    f'--target={target} is no accuracy; choose it in (0, 1], or 0 for what the '
+    f'target = {target} is no accuracy; choose it in (0, 1], or 0 for what the '
     'reference reaches',
   )
   rows, _ = tables.labels(cells)
   reference = reference or rows[0]
   if reference not in rows:
     raise ValueError(
-      f'--reference={reference} is no row; choose one of {", ".join(rows)}'
+      f'reference = {reference!r} is no row; choose one of {", ".join(rows)}'
     )
   found = [Section('Test accuracy', _how(cells), tables.results(cells))]
   found += _submodels(cells)
@@ -110,14 +113,29 @@ def write(
 ) -> list[pathlib.Path]:
   """Writes `README.md`, `report.html`, `table.tex` and the pictures.
 
+  Of a `README.md` that is there only what stands between `MARKS` changes;
+  without them the report is added at its end.
+
+  Args:
+    title: of the page.
+    sections: what is on it.
+    out: the folder.
+
   Returns:
     The files.
+
+  Raises:
+    ValueError: one of the marks is missing.
   """
   folder = pathlib.Path(out)
   folder.mkdir(parents=True, exist_ok=True)
   files = {name: png for s in sections for name, png in s.images.items()}
+  readme = folder / 'README.md'
+  text = markdown(title, sections)
+  if readme.exists():
+    text = _kept(readme, text)
   files |= {
-    'README.md': markdown(title, sections).encode(),
+    'README.md': text.encode(),
     'report.html': page(title, sections).encode(),
     'table.tex': latex(sections).encode(),
   }
@@ -127,8 +145,8 @@ def write(
 
 
 def markdown(title: str, sections: Sequence[Section]) -> str:
-  """The report as Markdown, its pictures beside it."""
-  parts = [f'# {title}']
+  """The report as Markdown, between `MARKS`, its pictures beside it."""
+  parts = [f'# {title}', MARKS[0]]
   for section in sections:
     if section.aside:
       continue
@@ -136,7 +154,23 @@ def markdown(title: str, sections: Sequence[Section]) -> str:
     if section.table is not None:
       parts.append(tables.markdown(section.table))
     parts += [f'![{section.title}]({name})' for name in section.images]
-  return '\n\n'.join(parts) + '\n'
+  return '\n\n'.join([*parts, MARKS[1]]) + '\n'
+
+
+def _kept(readme: pathlib.Path, text: str) -> str:
+  """A page whose report is that of `text`, and all else as it is."""
+  begin, end = MARKS
+  old = readme.read_text()
+  before, found, rest = old.partition(begin)
+  if not found:
+    before, rest = f'{old.rstrip()}\n\n', f'{end}\n'
+  _, found, after = rest.partition(end)
+  require(
+    bool(found),
+    f'{readme} has {begin} but no {end} after it; put it where the report ends',
+  )
+  report = text.partition(begin)[2].partition(end)[0]
+  return f'{before}{begin}{report}{end}{after}'
 
 
 def latex(sections: Sequence[Section]) -> str:

@@ -151,7 +151,7 @@ def judged_by(record: Record, measure: str) -> Record:
   for line in record.lines:
     require(
       f'test/{measure}' in line,
-      f'{record.path} has no test/{measure}; give --measure= one of '
+      f'{record.path} has no test/{measure}; give measure = one of '
       + ', '.join(k[5:] for k in line if k.startswith('test/')),
     )
   lines = [

@@ -63,8 +63,20 @@ def arguments_of(
   states: dict[str, State],
   now: int = 0,
 ) -> Arguments:
-  """Everything for a batch in its grid at round `now`, of NumPy arrays but for
-  `common`."""
+  """Everything that the programs take for a batch in its grid.
+
+  Args:
+    group: the points that share a program.
+    batch: those of them that run now.
+    layout: their grid, G packs of V points.
+    common: what all points read, on the devices.
+    states: of each point, by its id.
+    now: round that these states are at.
+
+  Returns:
+    NumPy arrays but for `common`: `[G, ...]` of a pack, `[G, V, ...]` of a
+    point.
+  """
   grid = batch.grid(layout)
   firsts = [pack[0] for pack in grid]
   clients = [group.clients_of(point) for point in firsts]
@@ -95,6 +107,16 @@ def run_batch(ready: Ready, batch: Batch, folders: Folders, until: int) -> None:
   Points that a stop has left behind catch up first.  A point always has the
   same place in the same program, whoever else is running, so that it ends with
   the same bits as if it had never stopped.
+
+  Args:
+    ready: the compiled group.
+    batch: its points that run side by side.
+    folders: of the study.
+    until: the round to come to.
+
+  Raises:
+    ValueError: a folder is in use, or holds another run.
+    fedjax_ls.loop.OutOfMemory: the batch does not fit a device.
   """
   while True:
     ahead = {p.id: folders.done(p) for p in batch.points if not folders.over(p)}

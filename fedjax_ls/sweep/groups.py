@@ -35,7 +35,7 @@ class Group(NamedTuple):
     y: `[N, ...]` their labels or targets.
     tests: `(x, y)` of the test sets that are the same for all points.
     clients: one for each partition.
-    own: `{id of a point: number of its clients}`.
+    own: `{id of a point: place of its clients in that list}`.
   """
 
   points: list[Point]
@@ -98,6 +98,16 @@ def prepare(
 
 
 def group(plans: list[build.Plan], members: list[list[Point]]) -> Group:
+  """Joins the clients of several partitions into arrays of one shape.
+
+  Args:
+    plans: one a partition, whose arrays may have the same shapes.
+    members: the points of each.
+
+  Returns:
+    The group, its arrays on the host; examples that several partitions have
+    are there once.
+  """
   jobs = [plan.job for plan in plans]
   x, y, offsets = _joined([job.federation for job in jobs])
   names = list(jobs[0].tests)

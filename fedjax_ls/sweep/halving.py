@@ -16,8 +16,6 @@ from fedjax_ls.sweep.folders import Folders
 from fedjax_ls.sweep.point import Point
 from fedjax_ls.writers import Folder, Line, summary
 
-SEEDS = ('seed', 'train_seed', 'partition.seed', 'model.seed')
-
 Plan = tuple[tuple[int, int], ...]
 
 
@@ -35,8 +33,8 @@ def parse(text: str) -> Plan:
     return tuple((int(now), int(keep)) for now, keep in pairs)
   except ValueError:
     raise ConfigError(
-      f'--halving={text} is no plan; write ROUND:SETTINGS,ROUND:SETTINGS, such '
-      'as --halving=20:8,60:2'
+      f'halving = {text} is no plan; write ROUND:SETTINGS,ROUND:SETTINGS, such '
+      'as 20:8,60:2'
     ) from None
 
 
@@ -63,7 +61,7 @@ def check(points: list[Point], plan: Plan) -> None:
     require(
       config.data.validation > 0,
       'halving chooses by validation data but data.validation = 0; set aside '
-      'a share, such as --config.data.validation=0.1',
+      'a share, such as data.validation = 0.1',
     )
     require(
       all(now % config.eval_every == 0 < now < config.rounds for now in rounds),
@@ -75,7 +73,7 @@ def check(points: list[Point], plan: Plan) -> None:
 def setting(config: Config) -> str:
   """Text that is the same for points that differ in seeds only."""
   tree = {k: value for k, (_, value) in config_lib.leaves(config).items()}
-  kept = {k: value for k, value in tree.items() if k not in SEEDS}
+  kept = {k: value for k, value in tree.items() if k not in config_lib.SEEDS}
   return json.dumps([config_lib.method_name(config), kept], default=list)
 
 

@@ -36,7 +36,7 @@ class Options(NamedTuple):
   """
 
   points_at_once: int = 0
-  devices: int = 1
+  devices: int = 0
   halving: tuple[tuple[int, int], ...] = ()
 
 
@@ -88,7 +88,7 @@ def share(points: list[Point], index: int, of: int) -> list[Point]:
   """
   if not 0 <= index < of:
     raise ConfigError(
-      f'--index={index} --of={of} is no share; choose --index in 0..--of - 1'
+      f'index = {index} is no share of {of}; choose index in 0..{of - 1}'
     )
   ordered = [p for members in groups.structures(points) for p in members]
   return ordered[index * len(ordered) // of : (index + 1) * len(ordered) // of]
@@ -198,7 +198,7 @@ def fitting(group: Group, options: Options) -> Ready:
       if at_once > 1 and not automatic:
         raise loop.OutOfMemory(
           f'{at_once} points at a time do not fit the memory; use '
-          f'--points_at_once={at_once // 2}'
+          f'points_at_once = {at_once // 2}'
         ) from error
       if at_once == 1 and smaller is group:
         raise
@@ -288,15 +288,15 @@ def _diverged(point: Point, folders: Folders) -> bool:
 
 def _check(options: Options) -> None:
   for name in ('points_at_once', 'devices'):
-    check_range(f'--{name}', getattr(options, name), rules.NOT_NEGATIVE)
+    check_range(name, getattr(options, name), rules.NOT_NEGATIVE)
   require(
     jax.process_count() == 1,
     f'a study runs in one process but there are {jax.process_count()}; give '
-    'each machine a share of the points, --index=I --of=N',
+    'each machine a share of the points, by index and of',
   )
   require(
     options.devices <= jax.local_device_count(),
-    f'--devices={options.devices} is more than the '
+    f'devices = {options.devices} is more than the '
     f'{jax.local_device_count()} devices of this machine; choose fewer, or 0 '
     'for all',
   )

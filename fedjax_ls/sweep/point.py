@@ -18,8 +18,6 @@ OfMethod = Callable[[str], Config]
 
 # The field that names the method; its settings are a group of its own.
 METHOD = 'algorithm'
-# Groups that do not make another run.
-OTHERS = ('execution', 'writers', 'diagnostics')
 
 
 class Point(NamedTuple):
@@ -101,7 +99,7 @@ def _parse_product(text: str, base: Config) -> Sweep:
   for field, values in given:
     if field == METHOD:
       for name in values:
-        method = config_lib.sentence(algorithms.find, name)
+        method = config_lib.as_config_error(algorithms.find, name)
         fields = config_lib.leaves(method.settings(), f'{METHOD}.')
         known = {**fields, **known}
   axes = []
@@ -120,8 +118,8 @@ def _split_field(text: str) -> tuple[str, list[str]]:
   good = all(re.fullmatch(r'\([^()]*\)|[^()]+', part) for part in parts)
   if not equals or not field.strip() or not good:
     raise ConfigError(
-      f'--sweep has {text.strip()!r}; write FIELD=VALUE,VALUE and separate '
-      "fields by ';', such as --sweep='client.learning_rate=0.1,0.3;seed=0,1'"
+      f'the sweep has {text.strip()!r}; write FIELD=VALUE,VALUE and separate '
+      "fields by ';', such as 'client.learning_rate=0.1,0.3;seed=0,1'"
     )
   return field.strip(), parts
 
@@ -151,7 +149,7 @@ def _configured(
   config = copy.deepcopy(base)
   name = settings.get(METHOD, config_lib.method_name(base))
   if name != config_lib.method_name(base):
-    method = config_lib.sentence(algorithms.find, name)
+    method = config_lib.as_config_error(algorithms.find, name)
     if of_method is None:
       config.algorithm = method.settings()
     else:
@@ -162,10 +160,10 @@ def _configured(
       continue
     if field not in known:
       raise _missing(field, value, name, known)
-    if field == 'rounds' or field.split('.')[0] in OTHERS:
+    if field == 'rounds' or field.split('.')[0] in config_lib.OTHERS:
       raise ConfigError(
-        f'{field} is swept but does not make another run; set it for all '
-        f'points, --config.{field}={value}'
+        f'{field} is swept but does not make another run; set {field} = '
+        f'{value} for all points'
       )
     config_lib.set_field(config, field, value)
   return config
@@ -177,7 +175,7 @@ def _missing(field: str, value: Any, method: str, known: Any) -> ConfigError:
   return ConfigError(
     f'{field} = {value!r} is swept but method {method} has no such setting; '
     f"sweep it with its own method alone, and chain sweeps by '|', such as "
-    f"--sweep='algorithm={method}|algorithm=OTHER;{field}={value}'"
+    f"'algorithm={method}|algorithm=OTHER;{field}={value}'"
   )
 
 
