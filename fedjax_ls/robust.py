@@ -3,6 +3,8 @@
 They replace the weighted mean of `delta` in the last phase of any method that
 averages it, and see what arrives after the uplink.  Every live client counts
 once; all else that is averaged, such as BatchNorm statistics, stays a mean.
+Methods whose server makes further sums of the updates (FedDyn) are refused, as
+those would let in what the rule keeps out.
 
 With n live clients and f = floor(byzantine n):
 
@@ -59,6 +61,7 @@ def reduced(algorithm: Algorithm, settings: Server) -> Algorithm:
     f'server.reduction = {settings.reduction!r}',
   )
   last = algorithm.phases[-1]
+  require(last.derive is None, _unfit(named))
 
   def client(train, hyper: Hyper, ctx: Ctx) -> Upload:
     upload = train(hyper, ctx)

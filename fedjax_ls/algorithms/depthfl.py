@@ -110,6 +110,7 @@ def depthfl(settings: DepthFL, parts: Parts) -> Algorithm:
         whole,
         feddyn.step if settings.feddyn else server.step,
         alone=None if submodels.random else narrow.by_tier(submodels, small),
+        derive=feddyn.history if settings.feddyn else None,
       ),
     ),
     sampler=parts.sampler,
@@ -252,7 +253,7 @@ def _client(
       masks = begin.extra['mask'], submodels.stats_mask(ctx.tier)
       held = jax.tree.map(lambda mask: weight * mask, masks)
       upload = narrow.weighed(upload, *held)
-    return feddyn.with_history(ctx, upload) if dynamic else upload
+    return feddyn.remembered(ctx, upload) if dynamic else upload
 
   return local.local_sgd(
     model,
