@@ -86,7 +86,9 @@ def depthfl(settings: DepthFL, parts: Parts) -> Algorithm:
     clients. ICLR 2023.
     Acar et al. Federated learning based on dynamic regularization. ICLR 2021.
 
-  Differs from the authors' code in: there 1e-7 is added to the targets p_j.
+  Differs from the authors' code in: there 1e-7 is added to the targets p_j;
+  its `extended=false`, by which a client trains the last of its classifiers
+  alone (their rows "InclusiveFL"), is missing.
   """
   submodels = narrow.submodels_of(settings.rates, parts)
   require(

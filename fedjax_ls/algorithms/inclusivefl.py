@@ -100,7 +100,9 @@ def inclusivefl(settings: InclusiveFL, parts: Parts) -> Algorithm:
   Differs from the authors' code in: there the teacher's change never reaches
   the smaller model but for a factor 1 - beta in the first round, and a round
   is one gradient over the pooled clients of a type, here local steps; one step
-  at learning rate 1 with a server optimizer comes to the same.
+  at learning rate 1 with a server optimizer comes to the same.  There flags
+  (`local_one`, `local_pooler`, `local_cls`) say whether last stage, pooler and
+  classifier are a type's own, here all are.
   """
   submodels = narrow.submodels_of(settings.rates, parts)
   require(
