@@ -8,9 +8,11 @@
 Cho, Wang, Joshi. Towards understanding biased client selection in federated
 learning. AISTATS 2022.  Dirichlet(0.3) and Dirichlet(2), an MLP 784-64-30-10,
 30 local steps on batches of 64 at learning rate 0.005, halved after rounds 150
-and 300; these settings are from memory and the authors published no code.
-`random` draws clients in proportion to n_k, without replacement where the paper
-has it with.
+and 300, 3 of 100 clients: so the supplement to the paper, of which
+github.com/peng-ju/Power-of-Choice keeps a copy (dnn/deprecated), but for weight
+decay 1e-4 and 300 rounds there.  Its own files for the paper's Figure 4 have
+both skews and d = 6, 9 and 15.  `random` draws clients in proportion to n_k,
+without replacement where the paper has it with.
 
 published: curves; the abstract claims up to 3 times faster and 10 % more.
 measured: (2026-11-21, three seeds, 2 cores of an AMD EPYC that other jobs used:

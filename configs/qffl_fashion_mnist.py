@@ -7,9 +7,12 @@
 
 Li, Sanjabi, Beirami, Smith. Fair resource allocation in federated learning.
 ICLR 2020, after Mohri, Sivek, Suresh. Agnostic federated learning. ICML 2019.
-Logistic regression on three classes, each a client's; q-FedSGD (one random
-batch a round), 6,000 rounds as the authors' code suggests; its batches of 200,
-learning rate 0.1 and q = 15 are from memory.  `tops.npz` has their pixels,
+Logistic regression on three classes, each a client's, for 6,000 rounds, as in
+the authors' code (github.com/litian96/fair_flearn: flearn/models/fmnist/lr.py,
+README.md); its README has learning rate 0.1 and ascent 0.1 for another data
+set, Adult.  One random batch of 200 a round, where their q-FedSGD takes all
+examples, and the values of q are ours.  AFL there judges the mean of all
+rounds' models.  `tops.npz` has their pixels (data/fmnist/create_dataset.py),
 normalized one by one over all of Fashion-MNIST:
 
   d = np.load('fashion_mnist.npz')
@@ -22,8 +25,6 @@ normalized one by one over all of Fashion-MNIST:
     made[f'y_{part}'] = np.searchsorted((0, 2, 6), y[rows])
   np.savez('tops.npz', **made)
 
-published, unverified (from memory): q = 15 has 77.8 % on average, 74.2 for
-shirts, 78.9 for pullovers, 80.4 for T-shirts; AFL 77.8, 71.4, 81.0, 82.1.
 measured: `configs/qffl_fashion_mnist/README.md` (2026-11-21, three seeds, 2
 cores of an AMD EPYC that other jobs used: 5 minutes), at the round that is best
 on test:
@@ -31,7 +32,7 @@ on test:
   accuracy (%)   79.5    80.0    79.7     79.1  78.5
   worst client   69.5    71.4    73.3     73.4  71.7
   best client    84.9    84.6    83.0     82.7  84.0
-As published, the worst client gains and the best one pays.
+The worst client gains and the best one pays.
 """
 
 import fedjax_ls as fl

@@ -79,6 +79,7 @@ def diagnose(
     client=client,
     server=lambda hyper, server, reduced, stacked, _: stacked,
     alone=None,
+    derive=None,
   )
   looking = algorithm._replace(phases=(*algorithm.phases[:-1], phase))
   execution = execution._replace(chunk=1, debug=False)

@@ -3,6 +3,8 @@
 They replace the weighted mean of `delta` in the last phase of any method that
 averages it, and see what arrives after the uplink.  Every live client counts
 once; all else that is averaged, such as BatchNorm statistics, stays a mean.
+Methods whose server makes further sums of the updates (FedDyn) are refused, as
+those would let in what the rule keeps out.
 
 With n live clients and f = floor(byzantine n):
 
@@ -66,6 +68,7 @@ def reduced(
     'whole model; use mean or a method such as fedavg'
   )
   last = algorithm.phases[-1]
+  require(last.derive is None, _unfit(named))
 
   def client(train, hyper: Hyper, ctx: Ctx) -> Upload:
     upload = train(hyper, ctx)

@@ -370,7 +370,17 @@ def _context(
 
 def _client(phase: Phase, execution: Execution):
   alone = execution.slim and execution.chunk == 1 and not execution.debug
-  return phase.alone if alone and phase.alone is not None else phase.client
+  client = phase.alone if alone and phase.alone is not None else phase.client
+  derive = phase.derive
+  if derive is None:
+    return client
+
+  def arriving(hyper, ctx: Ctx) -> Upload:
+    upload = client(hyper, ctx)
+    made = derive(hyper, ctx, upload)
+    return upload._replace(summed=upload.summed | made)
+
+  return arriving
 
 
 def _report(algorithm: Algorithm, hyper, federation: Federation, state: State):

@@ -198,12 +198,17 @@ class Phase(NamedTuple):
     server: `(hyper, server, Reduced, stacked[K, ...], Cohort) -> server`.
     alone: does what `client` does but branches by the client, which is cheaper
       where one client runs at a time; None if there is no such way.
+    derive: `(hyper, Ctx, Upload) -> {name: Weighted}`, further sums that the
+      server makes of what arrives of an upload.  They are not sent: an attack
+      or an uplink changes what they are made of.  None for none; `Ctx.state`
+      is not the method's own there.
   """
 
   broadcast: Callable[[Any, Tree, Array], Tree]
   client: Callable[[Any, Ctx], Upload]
   server: Callable[[Any, Tree, Reduced, Tree, Cohort], Tree]
   alone: Callable[[Any, Ctx], Upload] | None = None
+  derive: Callable[[Any, Ctx, Upload], dict[str, Weighted]] | None = None
 
   def around(
     self,

@@ -3,9 +3,11 @@
 A chain of links is mapped over the clients: each takes a `Packet` and returns
 the packet that arrives.  The update is `delta` of the last phase, summed or
 stacked.  All else is sent as it is, 32 bits a number: BatchNorm statistics,
-SCAFFOLD's control variates, FedGA's gradients, and numbers that a method
+SCAFFOLD's control variates, FedGA's gradients, and numbers that a client
 derives from its update (norms, losses), which are of the update before it is
-sent.  Messages from the server are never compressed.
+sent.  What the server derives from an update (`Phase.derive`: FedDyn's history,
+InclusiveFL's teachers) is of the one that arrives, and costs nothing.  Messages
+from the server are never compressed.
 
   metric `uplink/bits`: bits that a client sends in a round, on average
     update    entries * bits an entry + further bits, see `fedjax_ls.links`

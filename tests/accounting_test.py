@@ -102,21 +102,19 @@ def uploaded(p):
 
 METHODS = fl.algorithms.METHODS
 NARROW = sorted(name for name in METHODS if METHODS[name].needs_submodels)
-# FedDyn and InclusiveFL upload parts of their update again, with other weights.
-AGAIN = {'feddyn', 'inclusivefl'}
 
 
-@pytest.mark.parametrize('name', sorted({*METHODS} - {*NARROW} - AGAIN))
+@pytest.mark.parametrize('name', sorted({*METHODS} - {*NARROW}))
 def test_a_method_sends_what_it_says(name):
   (told,) = traffic_of(name, METHODS[name].toy)
   assert sum(told.update) + told.further == uploaded(toy.problem(name))
 
 
 # HeteroFL's classifier is cut by the labels of a client.
-SETTINGS = {'heterofl': {'owners': False}, 'depthfl': {'feddyn': False}}
+SETTINGS = {'heterofl': {'owners': False}}
 
 
-@pytest.mark.parametrize('name', sorted({*NARROW} - AGAIN))
+@pytest.mark.parametrize('name', NARROW)
 def test_a_narrow_client_sends_what_its_method_says(name):
   change = SETTINGS.get(name, {})
   settings = dataclasses.replace(METHODS[name].toy, **change)

@@ -224,11 +224,8 @@ def test_dividing_the_history_by_the_cohort(monkeypatch):
 
 
 def test_forgetting_the_clients_history(monkeypatch):
-  original = feddyn.with_history
   monkeypatch.setattr(
-    feddyn,
-    'with_history',
-    lambda ctx, upload: original(ctx, upload)._replace(state=ctx.state),
+    feddyn, 'remembered', lambda ctx, upload: upload._replace(state=ctx.state)
   )
   assert error('depthfl') > 1e-4
 

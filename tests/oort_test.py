@@ -30,13 +30,13 @@ def plain_scores(utility, last, turn, seconds, percent):
   known = np.flatnonzero(last)
   ordered = np.sort(utility[known])
   clip = ordered[min(int(0.98 * len(known)), len(known) - 1)]
-  utility = np.minimum(utility, clip)
+  most, utility = ordered[-1], np.minimum(utility, clip)
   least = 0.999 * ordered[0]
   score = np.full(len(utility), -np.inf)
   limit = np.sort(seconds)[min(int(len(seconds) * percent / 100),
                                len(seconds) - 1)]  # fmt: skip
   for k in known:
-    score[k] = (utility[k] - least) / max(utility[known].max() - least, 1e-4)
+    score[k] = (utility[k] - least) / max(most - least, 1e-4)
     score[k] += np.sqrt(0.1 * np.log(turn) / last[k])
     if percent < 100 and seconds[k] > limit:
       score[k] *= (limit / seconds[k]) ** 2
@@ -61,14 +61,20 @@ def test_scores_are_the_formula(percent):
   np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 
-def cohorts(state, round, count=10, available=None, total=300):
+def cohorts(state, round, count=10, available=None, total=300, seconds=None):
   federation = toy.federation()._replace(
     size=np.arange(1, len(state.utility) + 1)
   )
 
   def one(key):
-    draw = Draw(federation, key, jnp.int32(round), available=available)
-    score = guided.scores(NUMBERS, state, jnp.int32(round + 1), None)
+    draw = Draw(
+      federation,
+      key,
+      jnp.int32(round),
+      available=available,
+      seconds=seconds,
+    )
+    score = guided.scores(NUMBERS, state, jnp.int32(round + 1), seconds)
     return guided.choose(NUMBERS, state, draw, score, count)
 
   keys = jax.random.split(jax.random.key(0), total)
@@ -102,6 +108,37 @@ def test_known_ones_are_good_enough_and_new_ones_come_by_size():
   assert np.sum((counts - expected) ** 2 / expected) < 60
 
 
+def test_new_ones_that_are_slow_are_drawn_less_often():
+  seconds = jnp.where(jnp.arange(40) % 2 == 0, 1.0, 4.0)
+  state = guide(np.ones(40), np.zeros(40))
+  ids, _ = cohorts(state, 0, count=1, total=1000, seconds=seconds)
+  counts = np.bincount(ids[:, 0], minlength=40)
+  expected = np.arange(1, 41) * np.where(np.arange(40) % 2 == 0, 1.0, 1 / 16)
+  expected = 1000 * expected / expected.sum()
+  slow = counts[1::2].sum()
+  assert slow == pytest.approx(expected[1::2].sum(), abs=40)
+  assert slow < 150  # 512 if they came by size alone
+
+
+def test_the_pacer_counts_the_mean_of_new_utilities():
+  p = toy.problem('fedavg')
+  size = np.array(toy.SIZES)
+  losses = np.linspace(1, 2, 6)
+  state = guide(np.full(6, 9.0), [1, 1, 1, 1, 0, 0])
+  sampler = samplers.oort(3, toy.model())
+  draw = Draw(
+    p.federation,
+    jax.random.key(0),
+    jnp.int32(9),
+    ask=lambda question, ids: jnp.asarray(losses**2)[ids],
+  )
+  ids, after = sampler.sample(p.hyper, state, draw)
+  known = np.array([i for i in ids.tolist() if i < 4])
+  assert 0 < len(known) < 3
+  mean = (losses[known] * size[known]).mean()
+  assert float(after.now) == pytest.approx(mean)
+
+
 def test_others_fill_up_where_one_kind_is_missing():
   new = guide(np.ones(12), np.zeros(12))
   ids, exploited = cohorts(new, 60, total=5)
@@ -132,6 +169,9 @@ def test_the_pacer_relaxes_when_utility_is_flat():
   assert flat == [10.0] * 6 + [15.0] * 3 + [20.0] * 3 + [25.0]
   assert percents([1.0] * 3 + [2.0] * 7)[6:] == [10.0] * 3 + [15.0]
   assert percents([1.0] * 200)[-1] == 100.0
+  # Five times more or less than before is sharp; not below a step.
+  sharp = percents([1.0] * 3 + [6.0] * 3 + [36.0] * 3 + [36.0] * 4)
+  assert sharp == [10.0] * 6 + [5.0] * 6 + [10.0]
 
 
 def test_a_run_knows_the_utilities_of_whom_it_chose():

@@ -42,11 +42,35 @@ def test_the_weights_of_agnostic_clients_stay_a_distribution():
   assert weights.max() > 0.3
 
 
+def test_a_cohort_without_weight_stays_without():
+  """Its clients have lost all to others, who are not here to give."""
+  p = toy.problem('agnostic', agnostic.Agnostic(ascent=50.0))
+  weights = np.asarray(toy.run(p, 1).clients)
+  (losers,) = np.nonzero(weights == 0)
+  assert len(losers) >= 2
+  cohort = [*losers[:4], *[toy.DEAD] * (4 - len(losers))]
+  p = p.with_cohorts(np.array([toy.COHORTS[0], cohort, toy.COHORTS[2]]))
+  state = toy.run(p, 2)
+  np.testing.assert_array_equal(state.clients, weights)
+  got = oracles.weights_of(toy.run(p).server.params)
+  for a, b in zip(got, oracles.ORACLES['agnostic'](p), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_a_threshold_over_nobody_is_finite():
+  nobody = np.zeros(3, bool)
+  assert agnostic.threshold(jnp.arange(3.0), nobody, 0.0) == 0
+  # A mass that is lost in rounding.
+  level = agnostic.threshold(jnp.array([1.0, -2.0]), np.ones(2, bool), 1e-30)
+  assert level == 1
+
+
+@pytest.mark.parametrize('share', [0.0, 0.5, 1.0])
 @pytest.mark.parametrize('seed', range(5))
-def test_the_threshold_gives_the_nearest_point(seed):
+def test_the_threshold_gives_the_nearest_point(seed, share):
   random = np.random.RandomState(seed)
   values, live = random.randn(7), np.array([1, 1, 0, 1, 1, 0, 1], bool)
-  mass = random.rand() * 2
+  mass = random.rand() * 2 * share
   level = agnostic.threshold(jnp.asarray(values), jnp.asarray(live), mass)
   expected = projected(values[live], mass)
   found = np.maximum(values[live] - float(level), 0)

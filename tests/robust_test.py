@@ -161,7 +161,21 @@ def test_counting_the_dead_is_noticed(monkeypatch):
   assert np.abs(weights(p)[0] - right[0]).max() > 1e-4
 
 
-@pytest.mark.parametrize('name', ['width', 'ifca', 'cfl'])
+@pytest.mark.usefixtures('x64')
+@pytest.mark.parametrize('name', ['feddyn', 'depthfl', 'inclusivefl'])
+def test_all_that_is_made_of_an_update_is_attacked(name):
+  """A liar's change enters histories and teachers as it was sent."""
+  p = toy.problem(name, attack={'kind': 'sign_flip', 'share': 0.34})
+  factor = [-1.0, -1.0] + [1.0] * 4
+  expected = oracles.ORACLES[name](
+    p, sent=lambda i, change: [factor[i] * v for v in change]
+  )
+  assert_same(weights(p), expected, 1e-9)
+  assert_same(weights(p, slim=True), expected, 1e-9)
+  assert np.abs(expected[0] - oracles.ORACLES[name](p)[0]).max() > 1e-3
+
+
+@pytest.mark.parametrize('name', ['width', 'ifca', 'cfl', 'feddyn', 'depthfl'])
 def test_methods_without_one_mean_are_refused(name):
   server = {'reduction': 'krum', **UNIFORM}
   with pytest.raises(ValueError, match=r"= 'krum' does not fit .*; use mean"):

@@ -35,12 +35,16 @@ def test_a_run_resumes_bit_equal(tmp_path, config):
 
 
 def test_oort_paces_itself_by_the_clock(tmp_path):
-  config = chosen('oort', pacer_window=1, pacer_start=50.0)
+  config = chosen('oort', pacer_window=1, pacer_start=50.0, cohort_size=10)
   config.clock.macs_per_second = (1e6, 1e5)
+  config.eval_every = 1
+  config.client.learning_rate = 1e-5
   train(config, tmp_path)
-  found = lines(tmp_path)[-1]
-  assert found['simulated_seconds'] > 0
-  assert found['oort_percent'] >= 50
+  found = lines(tmp_path)
+  assert found[-1]['simulated_seconds'] > 0
+  # All ten are new in the first round, and then known and hardly change.
+  percents = [line['oort_percent'] for line in found]
+  assert percents == [50.0, 50.0, 45.0, 50.0, 55.0]
 
 
 def test_fit_takes_a_samplers_settings():

@@ -128,11 +128,36 @@ def test_cpow_d_looks_at_one_batch():
   params, stats = p.algorithm.model(p.state.server)
   found = local.full_loss(toy.model(), p.hyper, batch, params, stats)
   np.testing.assert_allclose(found, expected)
+
+
+def batch_losses(p) -> list[float]:
+  """Each client's loss on the batch that it is asked about."""
+  d, w = oracles.Data(p), oracles.weights_of(p.state.server.params)
+  key = jax.random.fold_in(jax.random.key(p.state.seed), 0)
+  key, found = jax.random.split(key)[1], []
+  for i in range(toy.DEAD):
+    own = jax.random.fold_in(jax.random.fold_in(key, i), round_lib._ASKED)
+    ctx = toy.ctx(p, i)._replace(key=own)
+    batch = local.one_batch(p.hyper.client, ctx)
+    rows = np.asarray(batch.rows)[: int(batch.size)]
+    found.append(oracles.loss(w, d.x[rows], d.y[rows]))
+  return found
+
+
+def test_cpow_d_takes_the_largest_of_one_batch():
+  p = toy.problem('fedavg')
+  whole = choosing.losses(p)
+  ranked_by_all = np.argsort(-whole)[:2].tolist()
   p = choosing.with_sampler(p, samplers.cpow_d(2, 0, toy.model()))
-  draw = choosing.drawing(p)
-  seen = {tuple(draw(p.hyper, choosing.seeded(p.state, s))[0].tolist())
-          for s in range(8)}  # fmt: skip
+  draw, seen = choosing.drawing(p), set()
+  for seed in range(8):
+    q = p._replace(state=choosing.seeded(p.state, seed))
+    loss = batch_losses(q._replace(state=q.state._replace(sampler=())))
+    ranked = sorted(range(6), key=lambda i: -loss[i])[:2]
+    assert draw(q.hyper, q.state)[0].tolist() == ranked
+    seen.add(tuple(ranked))
   assert len(seen) > 1
+  assert seen - {tuple(ranked_by_all)}
 
 
 def test_rpow_d_remembers_what_was_reported():

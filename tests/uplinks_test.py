@@ -188,6 +188,8 @@ def mean_bits(p):
     ('scaffold', 32 + 2 * NUM_WEIGHTS + 32 * NUM_WEIGHTS),
     ('fedga', 32 + 2 * NUM_WEIGHTS + 32 * NUM_WEIGHTS),
     ('ifca', 32 + 2 * NUM_WEIGHTS),
+    # The server has FedDyn's histories from the changes that it receives.
+    ('feddyn', 32 + 2 * NUM_WEIGHTS),
     # Clients 2, 0, 5 and 1 are in tiers 2, 0, 2 and 1.
     ('width', 32 + 2 * np.mean([14, 42, 14, 21])),
   ],
@@ -238,42 +240,52 @@ def compressed(x, name, keep):
   return sent
 
 
-def oracle(p, name, keep, feedback):
-  """FedAvg whose clients send what is left of change plus error."""
-  d, w = oracles.Data(p), oracles.weights_of(p.state.server.params)
-  lost = np.zeros((len(d.size), NUM_WEIGHTS))
+def lossy(p, name, keep, feedback):
+  """`sent(i, change)`, what is left of change plus error."""
+  lost = np.zeros((len(toy.SIZES), NUM_WEIGHTS))
   # Flattened in the order of the parameters' names.
   order = [leaf.shape for leaf in jax.tree.leaves(p.state.server.params)]
   first = 0 if order[0] == (4, 6) else 1
+
+  def sent(i, change):
+    flat = np.concatenate([change[n].ravel() for n in (first, 1 - first)])
+    flat = flat + lost[i] if feedback else flat
+    arrived = compressed(flat, name, keep)
+    lost[i] = flat - arrived
+    cut = [24, 18][first]
+    parts = np.split(arrived, [cut])
+    parts = parts if first == 0 else parts[::-1]
+    return [parts[0].reshape(4, 6), parts[1].reshape(6, 3)]
+
+  return sent
+
+
+def averaging(p, sent):
+  """FedAvg of what `sent` leaves of the changes."""
+  d, w = oracles.Data(p), oracles.weights_of(p.state.server.params)
   for t in range(oracles.ROUNDS):
-    sent, ids = [], d.cohort(t)
+    arrived, ids = [], d.cohort(t)
     for i in ids:
       end = d.train(w, t, i)[0]
-      change = [end[n] - w[n] for n in range(2)]
-      flat = np.concatenate([change[n].ravel() for n in (first, 1 - first)])
-      flat = flat + lost[i] if feedback else flat
-      arrived = compressed(flat, name, keep)
-      lost[i] = flat - arrived
-      cut = [24, 18][first]
-      parts = np.split(arrived, [cut])
-      parts = parts if first == 0 else parts[::-1]
-      sent.append([parts[0].reshape(4, 6), parts[1].reshape(6, 3)])
-    step = oracles.mean(sent, [d.weight(i) for i in ids])
+      arrived.append(sent(i, [end[n] - w[n] for n in range(2)]))
+    step = oracles.mean(arrived, [d.weight(i) for i in ids])
     w = [w[n] + step[n] for n in range(2)]
   return w
 
 
-def compressing(name, feedback):
+def compressing(name, feedback, method='fedavg'):
   uplink = {'links': (name,), 'keep': 0.2, 'error_feedback': feedback}
-  p = toy.problem('fedavg', uplink=uplink)
-  return p, oracle(p, name, 0.2, feedback)
+  p = toy.problem(method, uplink=uplink)
+  oracle = averaging if method == 'fedavg' else oracles.ORACLES[method]
+  return p, oracle(p, lossy(p, name, 0.2, feedback))
 
 
 @pytest.mark.usefixtures('x64')
 @pytest.mark.parametrize('feedback', [True, False])
 @pytest.mark.parametrize('name', ['top_k', 'sign'])
-def test_compression_agrees_with_its_oracle(name, feedback):
-  p, expected = compressing(name, feedback)
+@pytest.mark.parametrize('method', ['fedavg', 'feddyn'])
+def test_compression_agrees_with_its_oracle(method, name, feedback):
+  p, expected = compressing(name, feedback, method)
   assert_same(weights(p), expected, 1e-9)
 
 

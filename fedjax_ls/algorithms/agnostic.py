@@ -51,8 +51,9 @@ def agnostic(settings: Agnostic, parts: Parts) -> Algorithm:
     Duchi, Shalev-Shwartz, Singer, Chandra. Efficient projections onto the
     l1-ball for learning in high dimensions. ICML 2008 (the projection).
 
-  Differs from the paper in: clients, not domains, are mixed; they take local
-  steps; `server.weights` is not read.
+  Differs from the authors' code in: there the mean of all rounds' models is
+  judged, here the last one.  And from the paper in: clients, not domains, are
+  mixed; they take local steps; `server.weights` is not read.
   """
   del settings
   model = parts.model
@@ -101,22 +102,24 @@ def threshold(values, live, mass):
   Args:
     values: `[K]`.
     live: `[K]`, False for what does not count.
-    mass: the sum to reach, > 0.
+    mass: the sum to reach, >= 0.
 
   Returns:
     The scalar; 0 if nothing is live.
 
   >>> float(threshold(jnp.array([0.5, 0.25, 0.75]), jnp.ones(3, bool), 1.0))
   0.1666666716337204
-  >>> float(threshold(jnp.array([0.0, 2.0]), jnp.ones(2, bool), 1.0))
-  1.0
+  >>> float(threshold(jnp.array([0.0, 2.0]), jnp.ones(2, bool), 0.0))
+  2.0
   """
   ordered = jnp.sort(jnp.where(live, values, -jnp.inf), descending=True)
   rank = jnp.arange(1, len(values) + 1)
   inside = ordered > -jnp.inf
   level = (jnp.cumsum(jnp.where(inside, ordered, 0)) - mass) / rank
   count = jnp.sum(inside & (ordered > level))
-  return jnp.where(count > 0, level[jnp.maximum(count - 1, 0)], 0.0)
+  # Without mass, or one lost in rounding, nothing is above its own level.
+  most = jnp.where(inside[0], ordered[0], 0)
+  return jnp.where(count > 0, level[jnp.maximum(count - 1, 0)], most)
 
 
 METHOD = Method(

@@ -86,7 +86,9 @@ def depthfl(settings: DepthFL, parts: Parts) -> Algorithm:
     clients. ICLR 2023.
     Acar et al. Federated learning based on dynamic regularization. ICLR 2021.
 
-  Differs from the authors' code in: there 1e-7 is added to the targets p_j.
+  Differs from the authors' code in: there 1e-7 is added to the targets p_j;
+  its `extended=false`, by which a client trains the last of its classifiers
+  alone (their rows "InclusiveFL"), is missing.
   """
   submodels = narrow.submodels_of(settings.rates, parts)
   require(
@@ -110,6 +112,7 @@ def depthfl(settings: DepthFL, parts: Parts) -> Algorithm:
         whole,
         feddyn.step if settings.feddyn else server.step,
         alone=None if submodels.random else narrow.by_tier(submodels, small),
+        derive=feddyn.history if settings.feddyn else None,
       ),
     ),
     sampler=parts.sampler,
@@ -252,7 +255,7 @@ def _client(
       masks = begin.extra['mask'], submodels.stats_mask(ctx.tier)
       held = jax.tree.map(lambda mask: weight * mask, masks)
       upload = narrow.weighed(upload, *held)
-    return feddyn.with_history(ctx, upload) if dynamic else upload
+    return feddyn.remembered(ctx, upload) if dynamic else upload
 
   return local.local_sgd(
     model,

@@ -84,7 +84,8 @@ def feddyn(settings: FedDyn, parts: Parts) -> Algorithm:
 
   Differs from the authors' code in: it reports the mean of all clients' last
   models, here x is judged.  The mean of all h_i is uniform, whatever
-  `server.weights` says of the models.
+  `server.weights` says of the models, and grows by the changes as they arrive,
+  lossy after an uplink, where each client's own h_i grows by the exact one.
   """
   if settings.form not in ('paper', 'code'):
     raise ValueError(f'algorithm.form is {settings.form!r}; use paper or code.')
@@ -115,7 +116,7 @@ def feddyn(settings: FedDyn, parts: Parts) -> Algorithm:
     return optax.chain(transforms.control_variate(), chain)
 
   def finish(hyper: Hyper, ctx: Ctx, begin: Start, end: End) -> Upload:
-    return with_history(ctx, local.upload_change(hyper, ctx, begin, end))
+    return remembered(ctx, local.upload_change(hyper, ctx, begin, end))
 
   def send(hyper: Hyper, state: server.ServerState, round) -> server.Message:
     return server.Message(state.params, state.stats, state.extra.mean_size)
@@ -125,19 +126,22 @@ def feddyn(settings: FedDyn, parts: Parts) -> Algorithm:
   )
   return Algorithm(
     init=init(parts.model),
-    phases=(Phase(send, client, step),),
+    phases=(Phase(send, client, step, derive=history),),
     sampler=parts.sampler,
     model=server.global_model,
   )
 
 
-def with_history(ctx: Ctx, upload: Upload) -> Upload:
-  """The upload with the change once more, by which the histories grow."""
+def remembered(ctx: Ctx, upload: Upload) -> Upload:
+  """The upload with the client's history grown by its change."""
   change = upload.summed['delta'].value
-  return upload._replace(
-    summed=upload.summed | {'history': Weighted(change, 1.0)},
-    state=optax.tree.add(ctx.state, change),
-  )
+  return upload._replace(state=optax.tree.add(ctx.state, change))
+
+
+def history(hyper: Hyper, ctx: Ctx, upload: Upload) -> dict[str, Weighted]:
+  """`Phase.derive`: the change once more, for the server's history."""
+  del hyper, ctx
+  return {'history': Weighted(upload.summed['delta'].value, 1.0)}
 
 
 def init(model: Model) -> Callable[..., tuple[server.ServerState, Tree]]:

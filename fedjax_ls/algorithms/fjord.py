@@ -89,8 +89,9 @@ def fjord(settings: FjORD, parts: Parts) -> Algorithm:
 
   Differs from the authors' code in: the code distills with alpha = T = 1 and
   reports the cross-entropy to the teacher's outputs, which is KL plus a number
-  without gradient.  As there, weight decay acts on all that the client holds
-  in every step.
+  without gradient; statistics there go by the number of channels, so that two
+  widths of equally many share them.  As there, weight decay acts on all that
+  the client holds in every step.
   """
   submodels = narrow.submodels_of(settings.rates, parts)
   widest = submodels.rates.index(max(submodels.rates))

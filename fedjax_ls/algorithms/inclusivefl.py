@@ -100,7 +100,9 @@ def inclusivefl(settings: InclusiveFL, parts: Parts) -> Algorithm:
   Differs from the authors' code in: there the teacher's change never reaches
   the smaller model but for a factor 1 - beta in the first round, and a round
   is one gradient over the pooled clients of a type, here local steps; one step
-  at learning rate 1 with a server optimizer comes to the same.
+  at learning rate 1 with a server optimizer comes to the same.  There flags
+  (`local_one`, `local_pooler`, `local_cls`) say whether last stage, pooler and
+  classifier are a type's own, here all are.
   """
   submodels = narrow.submodels_of(settings.rates, parts)
   require(
@@ -137,7 +139,9 @@ def inclusivefl(settings: InclusiveFL, parts: Parts) -> Algorithm:
   last = len(types.models) - 1
   return Algorithm(
     init=init,
-    phases=(Phase(server.send, client, _step),),
+    phases=(
+      Phase(server.send, client, _step, derive=_teachers(types, shapes)),
+    ),
     sampler=parts.sampler,
     model=lambda state: weights_of(last)(None, state, None),
     variants=tuple(
@@ -256,19 +260,6 @@ def _client(types: Types, i: int, shapes: list, unroll: int):
       among_all(tree, like, zeros), among_all(weights, like, lambda _: nothing)
     )
 
-  def taught(change: Tree, weight, zeros) -> Weighted:
-    """For the next smaller model's last stage."""
-    depths = types.depths
-    value = [
-      teaching(jax.tree.map(zeros, params[j + 1]), *depths[j : j + 2])
-      for j in range(len(depths) - 1)
-    ]
-    weights = [jnp.zeros_like(weight)] * len(value)
-    if i > 0:
-      value[i - 1] = teaching(change, *depths[i - 1 : i + 1])
-      weights[i - 1] = weight
-    return Weighted(tuple(value), tuple(weights))
-
   def client(hyper: Hyper, ctx: Ctx) -> Upload:
     message = ctx.message._replace(
       params=assembled(ctx.message.params, _names(types, i, params[i]), i),
@@ -287,12 +278,28 @@ def _client(types: Types, i: int, shapes: list, unroll: int):
       {
         'delta': spread(change, params, weight, zeros),
         'stats': spread(upload.summed['stats'].value, stats, weight, zeros),
-        'teacher': taught(change, weight, zeros),
       },
       metrics=upload.metrics,
     )
 
   return client
+
+
+def _teachers(types: Types, shapes: list):
+  """`Phase.derive`: changes for the next smaller models' last stages."""
+
+  def derive(hyper: Hyper, ctx: Ctx, upload: Upload) -> dict[str, Weighted]:
+    change = upload.summed['delta'].value
+    weight = server.client_weight(hyper, ctx)
+    mine = jnp.array(types.of_tier)[ctx.tier]
+    value, weights = [], []
+    for i in range(1, len(types.depths)):
+      own = assembled(change, _names(types, i, shapes[i][0]), i)
+      value.append(teaching(own, *types.depths[i - 1 : i + 1]))
+      weights.append(jnp.where(mine == i, weight, 0))
+    return {'teacher': Weighted(tuple(value), tuple(weights))}
+
+  return derive
 
 
 def _step(

@@ -68,8 +68,12 @@ def qffl(settings: QFFL, parts: Parts) -> Algorithm:
     learning. ICLR 2020.
 
   The paper draws clients in proportion to n_k (`sampler.name = proportional`)
-  and has w_k = 1.  Differs from the authors' code in: q-FedSGD there takes
-  one batch, which is `batch`.
+  and has w_k = 1.
+
+  Differs from the authors' code in: a batch of q-FedSGD there is all of a
+  client's examples, shuffled anew each round, which is `gradient`; there is no
+  `static_step_size`, by which each client adds L to the denominator in place
+  of q F_k^(q - 1) |d_k|^2 + L F_k^q.
   """
   if settings.option not in ('local_steps', 'gradient', 'batch'):
     raise ValueError(

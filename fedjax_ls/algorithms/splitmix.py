@@ -105,8 +105,10 @@ def splitmix(settings: SplitMix, parts: Parts) -> Algorithm:
   Differs from the authors' code in: a network keeps ceil(base C) of C
   channels, theirs the integer part; `rescale` and `scaler` are off, as theirs
   where BatchNorm is tracked; the loss is not masked by the classes in a batch;
-  with attacks BatchNorm is averaged, which theirs can leave with the clients.
-  The queue follows `model.seed` and goes by the clients' numbers.
+  networks are not sorted by validation accuracy (`sort_bases`), nor statistics
+  taken anew from a client's examples ("post average"); with attacks BatchNorm
+  is averaged, which theirs can leave with the clients.  The queue follows
+  `model.seed` and goes by the clients' numbers.
   """
   count = _number_of_bases(settings)
   submodels = narrow.submodels_of(_widths(settings), parts)

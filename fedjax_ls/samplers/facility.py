@@ -79,7 +79,12 @@ def divfl(
     ICALP 2002 (the sketch).
 
   Differs from the authors' code in: `everyone` does what its name says, where
-  there it takes effect for cohorts of one client only.
+  there it takes effect for cohorts of one client only; the greedy search is
+  plain, theirs lazy; `subset` is any number, theirs max(K, C / 10).  They count
+  the cohort by n_k, as `server.weights = size` does; where sizes are far apart
+  one client then decides, and `uniform` does better (`configs/divfl.py`).
+  Gradients are of the whole network for every tier: parameters that narrow
+  clients do not train are compared as well.
   """
 
   sketch = gradients == 'sketch'

@@ -25,7 +25,7 @@ class Guide(NamedTuple):
     utility: `[C]` statistical utility when last chosen.
     last: `[C]` round, from 1, in which that was; 0 for never.
     percent: of the clients are not too slow.
-    now: utility of those chosen for it in this window of rounds.
+    now: mean utility of those chosen for it, summed over this window of rounds.
     before: and in the window before.
   """
 
@@ -44,16 +44,19 @@ def oort(cohort_size: int, model: Model, *, pacer_window: int = 20) -> Sampler:
     utility      U_k = |B_k| sqrt(mean of squared losses of client k)
     score        (U_k - min U) / (max U - min U) + sqrt(0.1 ln t / t_k),
                  t_k the round in which it was last chosen; times
-                 (T / s_k)^straggler_penalty for clients of s_k > T seconds
+                 p_k = min(1, T / s_k)^straggler_penalty, with s_k seconds
     exploration  e = max(exploration exploration_decay^(t-1), exploration_floor)
     cohort       (1 - e) K known clients, drawn in proportion to the score
                  among those of at least `cutoff` times the last one's in rank;
-                 e K unknown ones, drawn in proportion to n_k
-    pacer        T is the `pacer_start` percentile of all s_k; if the utility
-                 of the known in the cohort changed by at most a tenth between
-                 two windows of rounds, it rises by `pacer_step` percent
+                 e K unknown ones, drawn in proportion to p_k n_k
+    pacer        T is the `pacer_start` percentile of all s_k; if the new mean
+                 utility of the known in the cohort, summed over a window of
+                 rounds, is within a tenth of that of the window before, it
+                 rises by `pacer_step` percent, and falls by as much if it is
+                 off by five times that or more
 
-  U_k above the 98 % quantile count as that quantile.  Clients chosen are asked
+  U_k above the 98 % quantile count as that quantile, but max U does not.  T
+  does not fall below `pacer_step` percent.  Clients chosen are asked
   for their losses at the model that they receive.  Where known or unknown
   clients are too few, the others fill up.  Without a clock nobody is slow;
   stragglers by `client.partial_work` count with all of their work.
@@ -74,8 +77,11 @@ def oort(cohort_size: int, model: Model, *, pacer_window: int = 20) -> Sampler:
   Differs from the authors' code in: losses are of all examples at the model
   received, there a moving average over the first local epoch; who is chosen
   counts as known even if it misses the deadline or drops out; how long a round
-  takes a client is known for all; no blacklist.  As there, the term for
-  staleness divides by the round and not by the time since.
+  takes a client is known for all; no blacklist.  Unknown clients there count
+  for min U and max U with what they were registered with, only the best few of
+  them are drawn from (`sample_window`), exploration decays once before the
+  first round, and the cutoff is of the score next in rank.  As there, the term
+  for staleness divides by the round and not by the time since.
   """
   squared = model._replace(loss=lambda o, y: model.loss(o, y) ** 2)
   question = partial(local.full_loss, squared)
@@ -101,13 +107,13 @@ def oort(cohort_size: int, model: Model, *, pacer_window: int = 20) -> Sampler:
     loss = jnp.sqrt(draw.ask(question, ids))
     seen = jnp.minimum(local.examples_seen(hyper.client, size), size)
     useful = loss * jnp.take(seen, ids, mode='clip')
-    counted = jnp.take(state.utility, ids, mode='fill', fill_value=0)
+    gained = jnp.sum(jnp.where(exploited, useful, 0))
     return ids, state._replace(
       utility=state.utility.at[ids].set(
         useful.astype(state.utility.dtype), mode='drop'
       ),
       last=state.last.at[ids].set(turn, mode='drop'),
-      now=state.now + jnp.sum(jnp.where(exploited, counted, 0)),
+      now=state.now + gained / jnp.maximum(jnp.sum(exploited), 1),
     )
 
   def metrics(state: Guide):
@@ -126,17 +132,23 @@ def scores(
   at = jnp.clip((_CLIP * number).astype(int), 0, jnp.maximum(number - 1, 0))
   utility = jnp.minimum(state.utility, ordered[at])
   least = 0.999 * ordered[0]
-  most = jnp.max(jnp.where(known, utility, least))
+  most = jnp.max(jnp.where(known, state.utility, least))
   spread = jnp.maximum(most - least, 1e-4)
   stale = _STALENESS * jnp.log(turn) / jnp.maximum(state.last, 1)
   score = (utility - least) / spread + jnp.sqrt(stale)
-  if seconds is not None:
-    limit = preferred(seconds, state.percent)
-    slow = (limit / jnp.maximum(seconds, limit)) ** (
-      hyper.sampler.straggler_penalty
-    )
-    score = score * jnp.where(seconds > limit, slow, 1.0)
+  score = score * penalty(hyper, state, seconds)
   return jnp.where(known, score, -jnp.inf)
+
+
+def penalty(hyper: Hyper, state: Guide, seconds: Array | None) -> Array | float:
+  """What slow clients' scores are multiplied by, `[C]`; 1 without a clock."""
+  if seconds is None:
+    return 1.0
+  limit = preferred(seconds, state.percent)
+  slow = (limit / jnp.maximum(seconds, limit)) ** (
+    hyper.sampler.straggler_penalty
+  )
+  return jnp.where(seconds > limit, slow, 1.0)
 
 
 def preferred(seconds: Array, percent: Array) -> Array:
@@ -167,7 +179,8 @@ def choose(
   good = known & (score >= bar)
   old_key, new_key = jax.random.split(draw.key)
   old = draws.in_proportion(old_key, jnp.where(good, score, 0), None, count)
-  size = jnp.where(new, draw.federation.size, 0)
+  size = draw.federation.size * penalty(hyper, state, draw.seconds)
+  size = jnp.where(new, size, 0)
   fresh = draws.in_proportion(new_key, size, None, count)
   slot = jnp.arange(count)
   ids = jnp.where(slot < exploit, old, fresh[jnp.maximum(slot - exploit, 0)])
@@ -176,15 +189,18 @@ def choose(
 
 
 def _paced(hyper: Hyper, state: Guide, round: Array, window: int) -> Guide:
-  """At the end of a window the limit may rise."""
+  """At the end of a window the limit may rise or fall."""
   settings = hyper.sampler
   start = jnp.where(state.percent < 0, settings.pacer_start, state.percent)
   ended = (round > 0) & (round % window == 0)
-  flat = jnp.abs(state.now - state.before) <= 0.1 * state.before
-  rises = ended & (round >= 2 * window) & flat
-  raised = jnp.minimum(start + settings.pacer_step, 100)
+  change = jnp.abs(state.now - state.before)
+  flat, sharp = change <= 0.1 * state.before, change >= 5 * state.before
+  step = settings.pacer_step
+  raised = jnp.minimum(start + step, 100)
+  lowered = jnp.minimum(jnp.maximum(start - step, step), start)
+  paced = jnp.where(flat, raised, jnp.where(sharp, lowered, start))
   return state._replace(
-    percent=jnp.where(rises, raised, start),
+    percent=jnp.where(ended & (round >= 2 * window), paced, start),
     before=jnp.where(ended, state.now, state.before),
     now=jnp.where(ended, 0, state.now),
   )

@@ -33,12 +33,18 @@ def pow_d(cohort_size: int, candidates: int, model: Model) -> Sampler:
   References:
     Cho, Wang, Joshi. Towards understanding biased client selection in
     federated learning. AISTATS 2022.
+
+  Differs from the authors' code (a supplement to the paper) in: its first
+  cohort is drawn uniformly; ties are broken at random and not by order; the
+  random selection that it is compared with draws with replacement, which no
+  sampler here does; adapow-d, whose number of candidates falls, is missing.
   """
   return _asking(cohort_size, candidates, partial(local.full_loss, model))
 
 
 def cpow_d(cohort_size: int, candidates: int, model: Model) -> Sampler:
-  """Power-of-Choice with the loss over one random batch, see `pow_d`."""
+  """Power-of-Choice with the loss over one random batch, see `pow_d`, also for
+  how it differs."""
 
   def batch_loss(hyper: Hyper, ctx: Ctx, params: Tree, stats: Tree) -> Array:
     return local.full_loss(
@@ -52,7 +58,7 @@ def rpow_d(cohort_size: int, candidates: int) -> Sampler:
   """Power-of-Choice with the loss of the round a client last took part in.
 
   Nobody is asked: F_k is the mean loss over client k's local steps then, and
-  infinite until it has taken part, see `pow_d`.
+  infinite until it has taken part, see `pow_d`, also for how it differs.
   """
 
   def init(federation):

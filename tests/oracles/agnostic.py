@@ -25,7 +25,7 @@ def oracle(p):
     ids = d.cohort(t)
     losses = np.array([loss(w, *d.own(i)) for i in ids])
     ends = [d.train(w, t, i)[0] for i in ids]
-    w = mean(ends, weight[ids])
     mass = weight[ids].sum()
+    w = mean(ends, weight[ids]) if mass > 0 else w
     weight[ids] = projected(weight[ids] + ascent * losses, mass)
   return w

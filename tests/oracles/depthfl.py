@@ -35,8 +35,11 @@ def gradient_of(w, x, y, weight):
   return layers + heads
 
 
-def run(p):
-  """Weights after all rounds, and the clients' linear terms g_k."""
+def run(p, sent=lambda i, change: change):
+  """Weights after all rounds, and the clients' linear terms g_k.
+
+  `sent(i, change)` is what arrives of client i's change.
+  """
   d, w = Data(p), weights_of(p.state.server.params)
   method, stages = p.hyper.method, len(w) // 2
   depth = [math.ceil(stages * Fraction(rate)) for rate in method.rates]
@@ -52,21 +55,23 @@ def run(p):
     for i in d.cohort(t):
       c = depth[d.tier[i]]
       mine = [*range(c), *range(stages, stages + c)]
-      sent = [w[n] for n in mine]
+      start = [w[n] for n in mine]
 
-      def objective(y, *batch, i=i, mine=mine, sent=sent, weight=weight):
+      def objective(y, *batch, i=i, mine=mine, start=start, weight=weight):
         g = gradient_of(y, *batch, weight)
         return [
-          g[m] - linear[i][n] + alpha * (y[m] - sent[m])
+          g[m] - linear[i][n] + alpha * (y[m] - start[m])
           for m, n in enumerate(mine)
         ]
 
-      end, _ = d.train(sent, t, i, gradient=objective)
+      end, _ = d.train(start, t, i, gradient=objective)
+      change = [end[m] - start[m] for m in range(len(mine))]
+      arrived = sent(i, change)
       for m, n in enumerate(mine):
-        top[n] = top[n] + d.weight(i) * end[m]
+        top[n] = top[n] + d.weight(i) * (start[m] + arrived[m])
         bottom[n] += d.weight(i)
-        linear[i][n] = linear[i][n] - alpha * (end[m] - sent[m])
-        changes[n].append(end[m] - sent[m])
+        linear[i][n] = linear[i][n] - alpha * change[m]
+        changes[n].append(arrived[m])
     for n in range(len(w)):
       if not changes[n]:
         continue
@@ -77,5 +82,5 @@ def run(p):
   return w, linear
 
 
-def oracle(p):
-  return run(p)[0]
+def oracle(p, **options):
+  return run(p, **options)[0]

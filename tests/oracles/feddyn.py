@@ -1,11 +1,14 @@
-"""feddyn in the paper's words, one client and one step at a time."""
+"""feddyn in the paper's words, one client and one step at a time.
+
+`sent(i, change)` is what arrives of client i's change.
+"""
 
 import numpy as np
 
 from tests.oracles.base import ROUNDS, Data, gradient, mean, weights_of
 
 
-def oracle(p):
+def oracle(p, sent=lambda i, change: change):
   d, w = Data(p), weights_of(p.state.server.params)
   alpha, code = float(p.hyper.method.alpha), p.hyper.method.form == 'code'
   count = len(d.size)
@@ -21,10 +24,12 @@ def oracle(p):
         return [g[n] - linear[i][n] + own * (y[n] - x[n]) for n in range(2)]
 
       end, _ = d.train(w, t, i, gradient=regularized)
+      change = [end[n] - w[n] for n in range(2)]
+      arrived = sent(i, change)
       for n in range(2):
-        linear[i][n] = linear[i][n] - own * (end[n] - w[n])
-        history[n] = history[n] + (end[n] - w[n]) / count
-      ends.append(end)
+        linear[i][n] = linear[i][n] - own * change[n]
+        history[n] = history[n] + arrived[n] / count
+      ends.append([w[n] + arrived[n] for n in range(2)])
     average = mean(ends, [d.weight(i) for i in ids])
     w = [average[n] + history[n] for n in range(2)]
   return w

@@ -15,7 +15,7 @@ def oracle(p):
     members = [[] for _ in models]
     steps = {}
     for i in ids:
-      j = int(np.argmin([loss(w, *d.own(i)) for w in models]))
+      j = int(np.nanargmin([loss(w, *d.own(i)) for w in models]))
       members[j].append(i)
       if settings.option == 'gradients':
         share = d.lr[t] / len(ids)

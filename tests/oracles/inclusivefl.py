@@ -1,4 +1,7 @@
-"""inclusivefl, one client and one step at a time."""
+"""inclusivefl, one client and one step at a time.
+
+`sent(i, change)` is what arrives of client i's change.
+"""
 
 import math
 from fractions import Fraction
@@ -24,7 +27,7 @@ def gradient_of(w, x, y):
   return gradients
 
 
-def oracle(p):
+def oracle(p, sent=lambda i, change: change):
   d, params = Data(p), p.state.server.params
   own = [{k: np.array(v['kernel']) for k, v in t.items()}
          for t in params['own']]  # fmt: skip
@@ -42,7 +45,8 @@ def oracle(p):
       last = own[m][f'dense{depth - 1}']
       w = [*shared[: depth - 1], last, own[m]['classifier']]
       end, _ = d.train(w, t, i, gradient=gradient_of)
-      changes[m].append([a - b for a, b in zip(end, w, strict=True)])
+      change = [a - b for a, b in zip(end, w, strict=True)]
+      changes[m].append(sent(i, change))
       weights[m].append(d.weight(i))
     for n in range(stages - 1):
       there = [m for m, depth in enumerate(depths) if n < depth - 1]
