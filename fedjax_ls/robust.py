@@ -59,16 +59,14 @@ def reduced(
   """
   if settings.reduction == 'mean':
     return algorithm
-  rule, named = (
-    RULES[settings.reduction],
-    f'server.reduction = {settings.reduction!r}',
-  )
+  rule = RULES[settings.reduction]
+  named = f'server.reduction = {settings.reduction!r}'
   unfit = (
     f'{named} does not fit {method}, which does not average updates of the '
     'whole model; use mean or a method such as fedavg'
   )
   last = algorithm.phases[-1]
-  require(last.derive is None, _unfit(named))
+  require(last.derive is None, unfit)
 
   def client(train, hyper: Hyper, ctx: Ctx) -> Upload:
     upload = train(hyper, ctx)
