@@ -255,6 +255,25 @@ def test_pooling_is_flax_pooling(size):
   np.testing.assert_array_equal(ours, theirs)
 
 
+def test_a_maximum_that_is_computed_twice_keeps_its_gradient():
+  """Fused with what comes before, x may be rounded otherwise the second time,
+  and then no element equals the maximum."""
+  scale = jnp.asarray(1.0 + 1e-7, jnp.float32)
+
+  @jax.jit
+  def gradient(x, scale):
+    def total(x):
+      centered = x - x.mean((1, 2), keepdims=True)
+      variance = (centered * centered).mean((1, 2), keepdims=True)
+      y = centered * jax.lax.rsqrt(variance + 1e-5) * scale + 0.1
+      return max_pool2(y).sum()
+
+    return jax.grad(total)(x)
+
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 16, 16, 8)))
+  assert np.isfinite(gradient(x.astype(jnp.float32), scale)).all()
+
+
 def test_pooling_shares_the_gradient_at_ties():
   def gradient(values):
     x = jnp.array(values).reshape(1, 2, 2, 1)

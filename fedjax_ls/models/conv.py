@@ -251,9 +251,31 @@ def _pool2_tangent(primals, tangents):
   y = _pool2(x)
   batch, rows, cols, features = y.shape
   windows = (batch, rows, 2, cols, 2, features)
-  hit = x.reshape(windows) == y[:, :, None, :, None]
-  share = hit / hit.sum((2, 4), keepdims=True, dtype=x.dtype)
+  share = _shares(x.reshape(windows))
   return y, (share * tangent.reshape(windows)).sum((2, 4))
+
+
+def _shares(x):
+  """What each of four has in their maximum, `[B, H, 2, W, 2, C]`.
+
+  From comparisons that each decide between two sides, so that shares add up to
+  1 also where a compiler computes x twice, rounded differently; a search for
+  the elements that equal the maximum may then find none.
+  """
+  left, right = x[:, :, :, :, 0], x[:, :, :, :, 1]
+  sides, ties = _versus(left, right, 1, 1)
+  rows = jnp.maximum(left, right)
+  ends, _ = _versus(rows[:, :, 0], rows[:, :, 1], ties[:, :, 0], ties[:, :, 1])
+  of_row = jnp.stack([ends, 1 - ends], 2)
+  return jnp.stack([of_row * sides, of_row * (1 - sides)], 4)
+
+
+def _versus(a, b, of_a, of_b):
+  """The share of `a`, and how many are the maximum; `of_a` already in `a`."""
+  both = of_a + of_b
+  won = jnp.where(a > b, 1.0, jnp.where(a < b, 0.0, of_a / both))
+  held = jnp.where(a > b, of_a, jnp.where(a < b, of_b, both))
+  return won.astype(a.dtype), held
 
 
 def _pads(x, kernel, strides, padding):
