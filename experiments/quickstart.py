@@ -99,7 +99,8 @@ def main() -> None:
     print(f'  {picture}')
   print(
     'Next: the tables, curves and spreads of this study on one page\n'
-    f'  .venv/bin/python -m experiments.report --workdir={folder}\n'
+    f'  .venv/bin/python -m experiments.report --workdir={folder} '
+    '--reference=norm=none\n'
     'one run, with its own files\n'
     '  .venv/bin/python -m experiments.run --config=configs/digits.py '
     '--workdir=runs/digits --config.model.norm=ln\n'
