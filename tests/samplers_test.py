@@ -204,9 +204,7 @@ def test_watching_works_on_the_host_and_asking_does_not():
   assert np.isfinite(state.sampler).sum() > 2
   asking = samplers.pow_d(2, 4, toy.model())
   rounds, state = started(choosing.with_sampler(p, asking))
-  with pytest.raises(
-    ValueError, match='execution.data = host does not fit a sampler'
-  ):
+  with pytest.raises(ValueError, match=r'data = host does not fit a sampler'):
     rounds(p.hyper, outlined, state, 1)
 
 
