@@ -253,14 +253,6 @@ def fail(error: Exception | str, status: int) -> typing.NoReturn:
   sys.exit(status)
 
 
-def refuse_arguments(argv: Sequence[str]) -> None:
-  """Exits with a sentence if absl left an argument that is no flag."""
-  try:
-    _refuse_stray(argv[1:])
-  except ConfigError as error:
-    fail(error, 2)
-
-
 def _refuse_stray(
   arguments: Sequence[str], flag: str = '--config.FIELD'
 ) -> None:

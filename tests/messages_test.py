@@ -434,12 +434,6 @@ def test_values_may_follow_a_space_and_truth_values_stand_alone():
   )
 
 
-def test_arguments_that_absl_leaves_are_refused(capsys):
-  with pytest.raises(SystemExit):
-    commandline.refuse_arguments(['run', '5'])
-  assert "'5' is no flag" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
   ('text', 'parts'),
   [
