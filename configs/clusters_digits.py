@@ -27,7 +27,8 @@ a round on two examples of each client: SGD on batches of 40 of all data):
 measured: `configs/clusters_digits/README.md` (2026-11-21, 2 cores of an AMD
 EPYC that other jobs used: 1 minute; clients counted by n_k, which differ by one
 row), accuracy over all clients and in the worst tenth of them, at the best
-round on test, and how the clusters of the last round agree with the planted groups:
+round on test, and how the clusters of the last round agree with the planted
+groups:
                           accuracy   worst tenth   adjusted Rand index
   one model                   84.3          67.2
   one model, fine-tuned       86.4          72.8
