@@ -75,7 +75,7 @@ def together(name: str, at_once: int, devices: int) -> Started:
   begin = time.perf_counter()
   group = _group(of)
   ready = launch.fitting(group, launch.Options(at_once, devices))
-  group, layout, compiled, common, _ = ready
+  group, layout, compiled, common = ready
   placed = []
   for batch in layouts.deal(group, layout):
     states = {p.id: start_state(group, p, common) for p in batch.points}

@@ -53,8 +53,8 @@ def ifca(settings: Ifca, parts: Parts) -> Algorithm:
   array, such as `classifier/kernel`; BatchNorm statistics follow their layer's.
 
   A cluster that nobody chose stays as it is, as does one whose loss is not a
-  number.  Each model starts from its own
-  key: equal models would gather all clients in one cluster.
+  number.  Each model starts from its own key: equal models would gather all
+  clients in one cluster.
 
   Args:
     settings: all fields are structure.

@@ -12,7 +12,7 @@ from fedjax_ls import build, loop
 from fedjax_ls import config as config_lib
 from fedjax_ls.progress import progress
 from fedjax_ls.sweep import programs
-from fedjax_ls.sweep.folders import Begun, Folders, Run
+from fedjax_ls.sweep.folders import Folders, Run
 from fedjax_ls.sweep.groups import Group
 from fedjax_ls.sweep.layouts import Batch, Place
 from fedjax_ls.sweep.point import Point
@@ -34,14 +34,12 @@ class Ready(NamedTuple):
     layout: how many run at a time.
     compiled: the programs for that.
     common: what all points read, on the devices.
-    begun: the group as it is remembered.
   """
 
   group: Group
   layout: Layout
   compiled: programs.Programs
   common: Common
-  begun: Begun
 
 
 def start_state(group: Group, point: Point, common: Common) -> State:
@@ -230,7 +228,7 @@ def _stops(
   ready: Ready, batch: Batch, states: dict[str, State], now: int, until: int
 ) -> Iterator[Stop]:
   """Runs from stop to stop, as `loop.run` does."""
-  group, layout, compiled, common, _ = ready
+  group, layout, compiled, common = ready
   arguments = arguments_of(group, batch, layout, common, states, now)
   arguments = programs.place(arguments, group, layout)
   config = batch.points[0].config

@@ -117,7 +117,8 @@ def _run_until(
       _one_by_one(todo, folders)
       continue
     for ready in readied(members, todo, folders, options):
-      folders.begin(ready.begun)
+      ids = [point.id for point in ready.group.points]
+      folders.begin(Begun(ids, ready.layout, _asked(options)))
       _run_group(ready, folders, to)
 
 
@@ -142,7 +143,7 @@ def readied(
     if fits and len(rest) < len(todo):
       points = [known[name] for name in begun.points]
       for group in groups.prepare(points, folders.resolved(points)):
-        yield _compiled(group, begun.layout, options)
+        yield _compiled(group, begun.layout)
       todo = rest
   if todo:
     for group in groups.prepare(todo, folders.resolved(todo)):
@@ -192,7 +193,7 @@ def fitting(group: Group, options: Options) -> Ready:
     )._replace(clients=clients)
     smaller = _smaller_chunk(group)
     try:
-      ready = _compiled(group, layout, options)
+      ready = _compiled(group, layout)
       needed: float = ready.compiled.memory
     except loop.OutOfMemory as error:
       if at_once > 1 and not automatic:
@@ -213,7 +214,7 @@ def fitting(group: Group, options: Options) -> Ready:
     at_once = max(1, min(at_once // 2, int(most)))
 
 
-def _compiled(group: Group, layout: Layout, options: Options) -> Ready:
+def _compiled(group: Group, layout: Layout) -> Ready:
   """Compiles for one layout."""
   with loop.memory_named(None):
     common = programs.put_common(
@@ -225,10 +226,7 @@ def _compiled(group: Group, layout: Layout, options: Options) -> Ready:
   states = {point.id: start for point in batch.points}
   arguments = arguments_of(group, batch, layout, common, states)
   compiled = programs.compile_group(group, layout, arguments)
-  ids = [point.id for point in group.points]
-  return Ready(
-    group, layout, compiled, common, Begun(ids, layout, _asked(options))
-  )
+  return Ready(group, layout, compiled, common)
 
 
 def _smaller_chunk(group: Group) -> Group:

@@ -54,7 +54,7 @@ def dry_run(
 
 
 def _group(ready: Ready, folders: Folders) -> tuple[list[str], float]:
-  group, layout, compiled, common, _ = ready
+  group, layout, compiled, common = ready
   batches = layouts.deal(group, layout)
   start = start_state(group, group.points[0], common)
   states = {point.id: start for point in group.points}
